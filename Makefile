@@ -1,0 +1,93 @@
+# Everything a contributor or a CI job runs, from a fresh clone, with only Python and make.
+# Each target installs what it needs and no more, once, and again when pyproject.toml changes.
+
+PYTHON ?= python3
+# NumPy 1.26 has no wheels for the newest Python; the newest JAX no longer runs on the oldest.
+OLDEST_PYTHON ?= python3.11
+NEWEST_PYTHON ?= python3.13
+VENV ?= .venv
+VENV_OLDEST ?= .venv-oldest
+VENV_NEWEST ?= .venv-newest
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+# Quieter than -q: pip's errors still show, its remarks about the machine's package index do not.
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two set-ups at once would write to the same environment.
+.NOTPARALLEL:
+.PHONY: help demo examples test test-oldest test-newest lint types format docs bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.ready-examples  ## prune a small model and print what came out
+	@$(BIN)/python examples/magnitude_pruning.py
+
+examples: $(VENV)/.ready-examples  ## run every example
+	@set -e; for example in examples/*.py; do echo "--- $$example"; $(BIN)/python "$$example"; done
+
+test: $(VENV)/.ready-test  ## run the tests, and the code of the README, docs and docstrings
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-oldest: $(VENV_OLDEST)/.ready-test  ## the same on the oldest supported versions
+	$(VENV_OLDEST)/bin/python -m pytest -n $(WORKERS)
+
+test-newest:  ## the same on the newest Python, with the newest versions it can have
+	@$(MAKE) --no-print-directory test PYTHON=$(NEWEST_PYTHON) VENV=$(VENV_NEWEST)
+
+lint: $(VENV)/.ready-lint  ## check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+types: $(VENV)/.ready-lint  ## check types alone
+	$(BIN)/mypy
+
+format: $(VENV)/.ready-lint  ## format the code, and fix what can be fixed safely
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+docs: $(VENV)/.ready-docs  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.ready-bench  ## measure against the rivals that can be installed
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove environments, caches and built files
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_NEWEST) site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- set-up: a stamp is written only when all of its work is done, so an interrupted one starts over
+
+# $(call create-venv,python,directory)
+define create-venv
+	@$(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "error: '$(1)' is not Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
+	$(1) -m venv --clear $(2)
+	@touch $@
+endef
+
+$(VENV)/.created:
+	$(call create-venv,$(PYTHON),$(VENV))
+
+$(VENV)/.ready-%: pyproject.toml | $(VENV)/.created
+	$(BIN)/python $(PIP_INSTALL) --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.ready-bench: pyproject.toml | $(VENV)/.created
+	$(BIN)/python $(PIP_INSTALL) --editable '.[examples]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[bench]' || \
+	  echo "PyTorch cannot be installed here: going on without this rival"
+	@touch $@
+
+$(VENV_OLDEST)/.created:
+	@command -v $(OLDEST_PYTHON) >/dev/null || \
+	  { echo "error: '$(OLDEST_PYTHON)' not found; name a Python 3.11 or 3.12: make OLDEST_PYTHON=..." >&2; exit 1; }
+	$(call create-venv,$(OLDEST_PYTHON),$(VENV_OLDEST))
+
+$(VENV_OLDEST)/.ready-test: pyproject.toml .ci/oldest.txt | $(VENV_OLDEST)/.created
+	$(VENV_OLDEST)/bin/python $(PIP_INSTALL) --constraint .ci/oldest.txt --editable '.[test]'
+	@touch $@
