@@ -1,0 +1,64 @@
+"""What can go wrong, in words."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+
+class PruningError(ValueError):
+    """The root of every error jaxprune raises on purpose."""
+
+
+class InvalidSparsity(PruningError):
+    """A sparsity that is not a number in [0, 1)."""
+
+
+class EmptyTensor(PruningError):
+    """A leaf in scope that holds no weights."""
+
+
+class NotTwoDimensional(PruningError):
+    """Rows or columns asked of a leaf that is not a matrix."""
+
+
+class BelowMinNonzero(PruningError):
+    """A `min_nonzero` that the leaf, or the group of weights, cannot hold."""
+
+
+class InvalidPattern(PruningError):
+    """A pattern that makes no sense, or that a leaf's shape cannot hold."""
+
+
+class NoMatch(PruningError):
+    """A rule, a path pattern or a whole call that reaches no leaf."""
+
+
+class StructureMismatch(PruningError):
+    """Two trees that should have the same leaves and shapes, and do not."""
+
+
+class Problem(NamedTuple):
+    """One thing wrong with one leaf: the error's kind, and path, expectation, value, remedy in words."""
+
+    kind: type[PruningError]
+    message: str
+
+
+def raise_problems(problems: Iterable[Problem | None]) -> None:
+    """Raise every problem found as one error, so that a user mends all leaves at once.
+
+    The error's type is that of the first problem; the others are named in its message.
+    """
+    found = [problem for problem in problems if problem is not None]
+    if not found:
+        return
+    kind, first = found[0]
+    if len(found) == 1:
+        raise kind(first)
+    lines = [f"{p.kind.__name__}: {p.message}" if p.kind is not kind else p.message for p in found]
+    raise kind(f"{len(found)} leaves or rules cannot be pruned as asked:\n  " + "\n  ".join(lines))
+
+
+def shown(value: Any) -> str:
+    """`value` for an error message: its repr, cut where it would drown the words around it."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
