@@ -14,14 +14,15 @@ it is widened, which keeps a CPU's whole pass in its vector registers: four time
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Ties = Literal["first", "last"]
+Ties: TypeAlias = Literal["first", "last"]
+Limbs: TypeAlias = tuple[jax.Array, jax.Array]  # int32 high and low: high * 2**16 + low may exceed int32
 
 LARGEST = 2**31 - 1  # scores that one array may hold: its counts are int32
 
@@ -34,7 +35,7 @@ _LEAST = 32  # indices of an axis that a sample keeps
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "ties"))
-def lowest(
+def survivors(
     scores: jax.Array,
     count: jax.Array,
     *,
@@ -42,17 +43,17 @@ def lowest(
     ties: Ties = "first",
     near: jax.Array | None = None,
 ) -> jax.Array:
-    """Marks the `count` lowest scores of every group.
+    """Marks all scores of every group but the `count` lowest.
 
     Args:
         scores: Floats of any shape, at most `LARGEST` of them.
         count: int32, a scalar or one number a group (shaped as `scores`, with length 1 along `axes`).
         axes: The axes that a group spans; each index along the others is a group. None: one group.
-        ties: Which of equal scores are taken, the `first` or the `last` in row-major order.
+        ties: Which of equal scores go, the `first` or the `last` in row-major order.
         near: Where `shares` saw the cut, if it did: saves the search, and changes nothing else.
 
     Returns:
-        bool, shaped and sharded as `scores`: True for the `count` lowest.
+        bool, shaped and sharded as `scores`: False for the `count` lowest.
     """
     grid = _grid(scores, axes)
     none = grid.tally(grid.keys != grid.keys) * 0  # zeros, spread over the devices as the counts will be
@@ -68,17 +69,17 @@ def lowest(
 
     at, need = _bisect(excess, start, start + grid.top, -rank, guesses)
     threshold = grid.key(at)
-    taken = lax.cond(
+    kept = lax.cond(
         jnp.any(need > 0),
-        lambda: (grid.keys < threshold) | _tied(grid, grid.keys == threshold, need, ties),
-        lambda: grid.keys < threshold,
+        lambda: (grid.keys >= threshold) & ~_tied(grid, grid.keys == threshold, need, ties),
+        lambda: grid.keys >= threshold,
     )
-    return taken.reshape(scores.shape)
+    return kept.reshape(scores.shape)
 
 
 @jax.jit
 def shares(
-    scores: Sequence[jax.Array], count: tuple[jax.Array, jax.Array], most: Sequence[jax.Array]
+    scores: Sequence[jax.Array], count: Limbs, most: Sequence[jax.Array]
 ) -> tuple[list[jax.Array], jax.Array]:
     """Splits one budget over arrays: how many of the `count` lowest of all of them lie in each.
 
@@ -87,28 +88,19 @@ def shares(
 
     Args:
         scores: Arrays of floats of one dtype.
-        count: The budget in two int32 limbs, `high * 2**16 + low`, so that it may exceed int32.
+        count: The budget, in limbs.
         most: For each array the int32 limit of its share. Their sum is at least the budget.
 
     Returns:
-        The int32 shares, and the place of the common cut for `lowest(..., near=)`.
+        The int32 shares, and the place of the common cut for `survivors(..., near=)`.
     """
     grids = [_grid(array, None) for array in scores]
 
     def counts(at: jax.Array) -> list[jax.Array]:
-        hits = (grid.tally(grid.keys <= grid.key(at)).reshape(()) for grid in grids)
-        return [jnp.minimum(hit, limit) for hit, limit in zip(hits, most, strict=True)]
+        return [jnp.minimum(*pair) for pair in zip(_counts(grids, at), most, strict=True)]
 
-    start = jnp.zeros((), grids[0].counter)
-    rank = count[0].astype(jnp.float32) * 2.0**16 + count[1].astype(jnp.float32)
-    at, _ = _bisect(
-        lambda at: _surplus(counts(at), count),
-        start,
-        start + grids[0].top,
-        _surplus([], count),
-        _bracket(grids, rank),
-    )
-    # Everything below the cut goes; what lies on it goes leaf by leaf until the budget is met.
+    at = _common_cut(grids, counts, count)
+    # Everything below the cut goes; what lies on it goes array by array until the budget is met.
     upto = counts(at)
     given = [jnp.where(at > 0, below, 0) for below in counts(jnp.maximum(at, 1) - 1)]
     for i in range(len(given)):
@@ -116,8 +108,20 @@ def shares(
     return given, at
 
 
-def limbs(count: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """A whole float32 `count` in the two limbs that `shares` takes, at most `most`."""
+@jax.jit
+def nth_lowest(scores: Sequence[jax.Array], rank: Limbs) -> jax.Array:
+    """The score of a `rank`, counted from 1 up in limbs, among all of `scores`, of one dtype."""
+    grids = [_grid(array, None) for array in scores]
+    at = _common_cut(grids, functools.partial(_counts, grids), rank, slack=-1)
+    order, dtype = grids[0].key(at), scores[0].dtype
+    low, infinity = _limits(dtype)
+    kind, zero = order.dtype.type, low + infinity
+    bits = jnp.where(order < kind(zero), kind(infinity) - order, order - kind(zero))
+    return lax.bitcast_convert_type(bits, dtype)
+
+
+def limbs(count: jax.Array, most: int) -> Limbs:
+    """A whole, not negative float32 `count`, at most `most`, in limbs."""
     high = jnp.floor(count / 2.0**16)
     pair = high.astype(jnp.int32), (count - high * 2.0**16).astype(jnp.int32)
     limit = jnp.int32(most >> 16), jnp.int32(most & 0xFFFF)
@@ -220,6 +224,31 @@ def _devices_along(array: jax.Array, axis: int) -> int:
     return math.prod(sharding.mesh.shape[n] for n in (names if isinstance(names, tuple) else [names]))
 
 
+def _counts(grids: Sequence[_Grid], at: jax.Array) -> list[jax.Array]:
+    """How many keys of each grid lie at or below the place `at`."""
+    return [grid.tally(grid.keys <= grid.key(at)).reshape(()) for grid in grids]
+
+
+def _common_cut(
+    grids: Sequence[_Grid],
+    counts: Callable[[jax.Array], list[jax.Array]],
+    rank: Limbs,
+    slack: float = 0,
+) -> jax.Array:
+    """The place below which all, and on which some, of the keys of several grids make up `rank`."""
+    start = jnp.zeros((), grids[0].counter)
+    near = _bracket(grids, rank[0].astype(jnp.float32) * 2.0**16 + rank[1].astype(jnp.float32))
+    at, _ = _bisect(
+        lambda at: _surplus(counts(at), rank),
+        start,
+        start + grids[0].top,
+        _surplus([], rank),
+        near,
+        slack,
+    )
+    return at
+
+
 def _bisect(
     excess: Callable[[jax.Array], jax.Array],
     low: jax.Array,
@@ -236,7 +265,8 @@ def _bisect(
         high: The last one; there the excess is not negative.
         start: The excess just below `low`, not positive.
         guesses: Places to try before halving: good ones save passes, bad ones cost one each.
-        slack: An excess of this size or smaller is as good as none.
+        slack: An excess of this size or smaller ends the search. With -1 nothing does before the place of
+            the wanted rank itself is found.
 
     Returns:
         The first place below which all is to be taken, and how much of what lies on it, so that together
@@ -330,7 +360,7 @@ def _tied(grid: _Grid, tied: jax.Array, need: jax.Array, ties: Ties) -> jax.Arra
     return taken | (tied & (need > 0))
 
 
-def _surplus(counts: Sequence[jax.Array], count: tuple[jax.Array, jax.Array]) -> jax.Array:
+def _surplus(counts: Sequence[jax.Array], count: Limbs) -> jax.Array:
     """The sum of int32 `counts` less a count in limbs, exact within int32 and saturated beyond it."""
     high = sum((c >> 16 for c in counts), jnp.int32(0)) - count[0]
     low = sum((c & 0xFFFF for c in counts), jnp.int32(0)) - count[1]

@@ -35,12 +35,23 @@ class Leaf(NamedTuple):
         return f"`{self.path}`" if self.path else "the array"
 
 
-def leaves(tree: Any) -> list[Leaf]:
-    """The leaves of `tree` in its own order, holes included, paths free of box suffixes."""
+def leaves(tree: Any, is_leaf: Callable[[Any], bool] = lambda node: False) -> list[Leaf]:
+    """The leaves of `tree` in its own order, holes included, paths free of box suffixes.
+
+    Args:
+        tree: Any tree.
+        is_leaf: Nodes that are leaves whatever they hold.
+    """
+
+    def stop(node: Any) -> bool:
+        return node is None or is_leaf(node)
+
     found = []
-    for outer, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box_or_hole)[0]:
+    for outer, node in jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda node: stop(node) or _is_box(node)
+    )[0]:
         if _is_box(node):
-            inner = jax.tree_util.tree_flatten_with_path(node, is_leaf=_is_hole)[0]
+            inner = jax.tree_util.tree_flatten_with_path(node, is_leaf=stop)[0]
             found += [Leaf(_path((*outer, *keys[1:])), value) for keys, value in inner]
         else:
             found.append(Leaf(_path(outer), node))
@@ -49,7 +60,7 @@ def leaves(tree: Any) -> list[Leaf]:
 
 def rebuild(tree: Any, values: Iterable[Any]) -> Any:
     """A tree like `tree` that holds `values`, in the order in which `leaves` gave them."""
-    return jax.tree.structure(tree, is_leaf=_is_hole).unflatten(values)
+    return jax.tree.structure(tree, is_leaf=lambda node: node is None).unflatten(values)
 
 
 def aligned(tree: Any, other: Any, what: str) -> Iterator[tuple[Leaf, Any]]:
@@ -78,6 +89,11 @@ def is_array(value: Any) -> bool:
 def is_prunable(value: Any) -> bool:
     """Whether `value` is an array of floats that pruning can rank."""
     return is_array(value) and str(value.dtype) in PRUNABLE
+
+
+def as_array(value: Any) -> jax.Array:
+    """`value` as a JAX array of the same dtype, tracers and sharded arrays untouched."""
+    return value if isinstance(value, jax.Array) else jnp.asarray(value)
 
 
 def is_traced(value: Any) -> bool:
@@ -168,7 +184,7 @@ def covers(pattern: Pattern, path: str) -> bool:
     parts = path.split("/")
     above = ("/".join(parts[:end]) for end in range(len(parts), 0, -1))
     if isinstance(pattern, str):
-        return any(fnmatch.fnmatchcase(name, pattern) for name in above)
+        return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for name in above)
     return any(pattern.fullmatch(name) for name in above)
 
 
@@ -240,19 +256,11 @@ def _why_no_weight(path: str, leaf: Any) -> str:
     return "embedding by name" if _NO_WEIGHT[2][1].fullmatch(parent) else ""
 
 
-def _is_hole(node: Any) -> bool:
-    return node is None
-
-
 def _is_box(node: Any) -> bool:
     # Linen's and NNX's boxes share no class, but both must follow `scan` and `vmap` when these add or
     # remove an axis, and nothing else in a tree of parameters can.
     kind = type(node)
     return hasattr(kind, "add_axis") and hasattr(kind, "remove_axis")
-
-
-def _is_box_or_hole(node: Any) -> bool:
-    return _is_box(node) or _is_hole(node)
 
 
 def _path(keys: tuple[Any, ...]) -> str:
@@ -263,7 +271,3 @@ def _some(paths: Sequence[str]) -> str:
     shown_paths = ", ".join(f"`{path}`" for path in paths[:3]) or "none"
     return shown_paths + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
-
-def as_array(value: Any) -> jax.Array:
-    """`value` as a JAX array of the same dtype, tracers and sharded arrays untouched."""
-    return value if isinstance(value, jax.Array) else jnp.asarray(value)

@@ -1,0 +1,229 @@
+"""How a weight is scored: metrics, and `importance`, which applies one to a tree.
+
+A metric is a small frozen object that says what to compute; `scores_of` computes it for the leaves of a
+tree, and dispatches on the metric's type. A function of one array is a metric too.
+"""
+
+import functools
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxprune import _lcg
+from jaxprune._errors import NoMatch, PruningError, shown
+from jaxprune._tree import Leaf, as_array, is_array, is_prunable, is_traced, leaves, rebuild
+from jaxprune._wide import product
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class L1:
+    """The magnitude |w|, in the dtype of the weight."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class L2:
+    """The square w^2, correctly rounded to float32 (float64 for float64 weights).
+
+    Half-precision weights are squared in float32, where the square is exact, and squares too small for a
+    normal float32 keep their order even where the backend flushes such numbers to zero.
+    """
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class TaylorProxy:
+    """The square w^2: first-order Taylor importance (w * g)^2 where the gradient is taken as constant.
+
+    The scores are those of `L2`; the reference keeps both names.
+    """
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class Random:
+    """Uniform in [0, 1), float32, independent for every leaf: the baseline every metric has to beat.
+
+    A leaf's scores depend on the key and on its path alone, so that leaves added elsewhere change nothing.
+
+    Attributes:
+        key: A PRNG key: `jax.random.key(0)`, or the older `jax.random.PRNGKey(0)`.
+
+    Example:
+        >>> import jax, jaxprune as jp
+        >>> jp.importance(jax.numpy.ones((2, 2)), jp.Random(jax.random.key(0))).shape
+        (2, 2)
+    """
+
+    key: jax.Array
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["seed"])
+@dataclass(frozen=True, slots=True)
+class LCG:
+    """The reference's random scores: its 64-bit linear congruential generator, bit for bit.
+
+    Every leaf reads the stream of `seed` from its start in row-major order, as the reference does for
+    every tensor. Values are float32 in [0, 1].
+
+    Attributes:
+        seed: A Python integer in [0, 2**64).
+    """
+
+    seed: int
+
+    def __post_init__(self) -> None:
+        _lcg.check_seed(self.seed)
+
+
+Metric: TypeAlias = L1 | L2 | TaylorProxy | Random | LCG | Callable[[jax.Array], jax.Array]
+
+
+def importance(params: Any, metric: Metric) -> Any:
+    """Scores every weight: the higher, the more important.
+
+    Args:
+        params: Any tree of arrays.
+        metric: `L1()`, `L2()`, `TaylorProxy()`, `Random(key)`, `LCG(seed)`, or a function that maps an
+            array of weights to an array of scores of the same shape.
+
+    Returns:
+        A tree like `params` that holds scores where it holds floats, and None where it holds anything else.
+        A leaf that stands in the tree twice is scored once.
+
+    Raises:
+        NoMatch: `params` holds no floating leaf.
+        PruningError: `metric` is none, or scores with the wrong shape.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxprune as jp
+        >>> jp.importance({"kernel": jnp.array([-3.0, 2.0]), "step": 7}, jp.L1())
+        {'kernel': Array([3., 2.], dtype=float32), 'step': None}
+    """
+    found = leaves(params)
+    floats = [leaf for leaf in found if is_prunable(leaf.value)]
+    if not floats:
+        raise NoMatch(
+            f"there is nothing to score: none of the tree's {len(found)} leaves is a floating array. "
+            "Pass parameters, for example `variables['params']` or `nnx.state(model, nnx.Param)`."
+        )
+    unique = {id(leaf.value): leaf for leaf in reversed(floats)}
+    ready = [Leaf(leaf.path, as_array(leaf.value)) for leaf in unique.values()]
+    scores = dict(zip(unique, scores_of(metric, ready), strict=True))
+    return rebuild(params, [scores.get(id(leaf.value)) for leaf in found])
+
+
+@functools.singledispatch
+def scores_of(metric: Any, weights: Sequence[Leaf]) -> list[jax.Array]:
+    """The scores of leaves that hold floating arrays, one array a leaf, of its shape.
+
+    Register a class here to make it a metric.
+    """
+    if isinstance(metric, type) or not callable(metric):
+        hint = f"{metric.__name__} is a class: write {metric.__name__}()." if isinstance(metric, type) else ""
+        raise PruningError(
+            f"expected a metric such as jp.L1(), or a function from weights to scores, got "
+            f"{shown(metric)}. {hint}".rstrip()
+        )
+    scores = [metric(leaf.value) for leaf in weights]
+    for leaf, score in zip(weights, scores, strict=True):
+        if not is_prunable(score) or score.shape != leaf.value.shape:
+            raise PruningError(
+                f"the metric {shown(metric)} must return floating scores of the shape of its weights: "
+                f"{leaf.name} has shape {leaf.value.shape}, and got {_what(score)}."
+            )
+    return scores
+
+
+@scores_of.register
+def _(metric: L1, weights: Sequence[Leaf]) -> list[jax.Array]:
+    return [_magnitude(leaf.value) for leaf in weights]
+
+
+@scores_of.register(L2)
+@scores_of.register(TaylorProxy)
+def _(metric: L2 | TaylorProxy, weights: Sequence[Leaf]) -> list[jax.Array]:
+    return [_square(leaf.value) for leaf in weights]
+
+
+@scores_of.register
+def _(metric: Random, weights: Sequence[Leaf]) -> list[jax.Array]:
+    key = _one_key(metric.key)
+    salts = [np.uint32(zlib.crc32(leaf.path.encode())) for leaf in weights]
+    return [
+        _placed(_uniform(jax.random.fold_in(key, salt), leaf.value.shape), leaf.value)
+        for salt, leaf in zip(salts, weights, strict=True)
+    ]
+
+
+@scores_of.register
+def _(metric: LCG, weights: Sequence[Leaf]) -> list[jax.Array]:
+    return [_placed(_lcg.uniform(metric.seed, leaf.value.shape), leaf.value) for leaf in weights]
+
+
+_magnitude = jax.jit(jnp.abs)
+
+
+@jax.jit
+def _square(weights: jax.Array) -> jax.Array:
+    if weights.dtype == jnp.float64:
+        return weights * weights
+    single = weights.astype(jnp.float32)
+    magnitude = lax.bitcast_convert_type(single, jnp.uint32) & 0x7FFFFFFF
+    # Below 2**-63 the square is subnormal, and backends differ in what they make of it: integers do not.
+    tiny = magnitude < int(np.float32(2.0**-63).view(np.uint32))
+    exact = lax.bitcast_convert_type(_tiny_square(magnitude), jnp.float32)
+    return jnp.where(tiny, exact, single * single)
+
+
+def _tiny_square(magnitude: jax.Array) -> jax.Array:
+    """The bits of the square of a float32 below 2**-63, rounded half to even."""
+    exponent = magnitude >> 23
+    mantissa = (magnitude & 0x7FFFFF) | 0x800000
+    # w = mantissa * 2**(exponent - 150), so w^2 holds mantissa^2 * 2**(2 * exponent - 151) of the smallest
+    # subnormals, 2**-149. The exponent is at most 63: at least 25 of the 48 bits of the square go.
+    high, low = product(mantissa, mantissa)
+    kept, sticky = (high << 8) | (low >> 24), (low & 0xFFFFFF) != 0
+    shift = jnp.minimum(127 - 2 * exponent, 31).astype(jnp.uint32)
+    whole, lost, half = kept >> shift, kept & ((1 << shift) - 1), jnp.uint32(1) << (shift - 1)
+    up = (lost > half) | ((lost == half) & (sticky | (whole & 1 == 1)))
+    return jnp.where(exponent < 51, 0, whole + up.astype(jnp.uint32))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.uniform(key, shape, jnp.float32)
+
+
+def _placed(values: jax.Array, like: jax.Array) -> jax.Array:
+    """`values` spread over the devices as `like` is, as far as that is known before compilation."""
+    if not is_traced(like):
+        return jax.device_put(values, like.sharding)
+    sharding = jax.typeof(like).sharding
+    if not sharding.mesh.empty and sharding.mesh.are_all_axes_explicit:
+        return jax.sharding.reshard(values, sharding)
+    return values
+
+
+def _one_key(key: Any) -> jax.Array:
+    typed = is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if typed and not key.shape:
+        return key
+    if is_array(key) and key.dtype == jnp.uint32 and len(key.shape) == 1:  # as PRNGKey makes it
+        return key
+    raise PruningError(
+        f"Random needs one PRNG key, got {_what(key)}: write jp.Random(jax.random.key(0)); use vmap for "
+        "several keys."
+    )
+
+
+def _what(value: Any) -> str:
+    return f"{value.dtype}{list(value.shape)}" if is_array(value) else shown(value)

@@ -1,0 +1,42 @@
+"""Aligned text tables: how plans and reports look when printed."""
+
+from collections.abc import Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Lays out `rows` below `header`, columns separated by two spaces.
+
+    Args:
+        header: One name a column.
+        rows: The cells; a row of no cells is a rule across the table.
+        left: How many columns, from the first on, are set flush left; the last is too, numbers go right.
+
+    Returns:
+        The lines, without trailing spaces.
+    """
+    filled = [row for row in rows if row]
+    widths = [max(map(len, column)) for column in zip(header, *filled, strict=True)]
+    last = len(widths) - 1
+
+    def line(cells: Sequence[str]) -> str:
+        if not cells:
+            return "-" * (sum(widths) + 2 * last)
+        set_cells = [
+            cell.ljust(width) if i < left or i == last else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(set_cells).rstrip()
+
+    return "\n".join(map(line, [header, (), *rows]))
+
+
+def integer(value: int) -> str:
+    """`value` with its thousands set apart."""
+    return f"{value:,}"
+
+
+def percent(part: int, whole: int) -> str:
+    """`part` of `whole` in percent, with two digits that never round up to a round number falsely."""
+    if not whole:
+        return "-"
+    return f"{int(10_000 * part / whole) / 100 if 0 < part < whole else 100 * part / whole:.2f}%"

@@ -1,0 +1,145 @@
+"""The reference mode: the original system's answers to the bit.
+
+One tensor at a time, in float32, sums in order, its 64-bit generator, its errors by name. It is eager: the
+order of a float32 sum, and the subnormal numbers in it, are things a compiler does not promise, so the
+sums of whole rows and columns are taken by NumPy. Everything else runs on the library's own kernels.
+"""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxprune import _lcg
+from jaxprune._errors import BelowMinNonzero, EmptyTensor, NotTwoDimensional, PruningError, shown
+from jaxprune._masks import apply_mask
+from jaxprune._metrics import L1, L2, LCG, TaylorProxy
+from jaxprune._metrics import importance as _importance
+from jaxprune._select import survivors
+from jaxprune._specs import Columns, Rows, Unstructured, budget_of, check_sparsity
+from jaxprune._tree import concrete_leaves
+
+MetricName: TypeAlias = Literal["l1_magnitude", "l2_magnitude", "taylor_proxy", "random"]
+Granularity: TypeAlias = Literal["unstructured", "structured_row", "structured_column"]
+
+_METRICS: dict[str, Callable[[int], L1 | L2 | TaylorProxy | LCG]] = {
+    "l1_magnitude": lambda seed: L1(),
+    "l2_magnitude": lambda seed: L2(),
+    "taylor_proxy": lambda seed: TaylorProxy(),
+    "random": LCG,
+}
+_ALONG = {"structured_row": 1, "structured_column": 0}  # the axis that a unit spans
+
+
+def prune(
+    array: ArrayLike,
+    *,
+    sparsity: float,
+    metric: MetricName = "l1_magnitude",
+    granularity: Granularity = "unstructured",
+    min_nonzero: int = 1,
+    seed: int = 0,
+) -> tuple[jax.Array, jax.Array]:
+    """Prunes one tensor as the reference does.
+
+    Args:
+        array: The weights; they are taken as float32.
+        sparsity: The fraction removed, in [0, 1).
+        metric: The reference's name of the metric.
+        granularity: The reference's name of what is removed: weights, rows or columns.
+        min_nonzero: Weights kept at the least.
+        seed: The seed of the random metric. Row or column u reads the stream of `seed + u`.
+
+    Returns:
+        The pruned float32 weights, and the mask as float32: 1 kept, 0 pruned.
+
+    Raises:
+        InvalidSparsity: The sparsity is no number in [0, 1).
+        EmptyTensor: There are no weights.
+        NotTwoDimensional: Rows or columns asked of a tensor that is no matrix.
+        BelowMinNonzero: `min_nonzero` exceeds the number of weights.
+
+    Example:
+        >>> from jaxprune import compat
+        >>> pruned, mask = compat.prune([3.0, -1.0, 2.0, 0.5], sparsity=0.5)
+        >>> pruned
+        Array([3., 0., 2., 0.], dtype=float32)
+    """
+    check_sparsity(sparsity)
+    scores = importance(array, metric, seed)
+    if not scores.size:
+        raise EmptyTensor(f"the tensor has shape {scores.shape} and holds no weights.")
+    if granularity == "unstructured":
+        spec = Unstructured(sparsity, min_nonzero=min_nonzero)
+    elif granularity in _ALONG:
+        spec = (Rows if granularity == "structured_row" else Columns)(sparsity, min_nonzero=min_nonzero)
+        if scores.ndim != 2:
+            raise NotTwoDimensional(f"{granularity} needs a matrix, got the shape {scores.shape}.")
+    else:
+        raise PruningError(
+            f"granularity is 'unstructured', 'structured_row' or 'structured_column', got "
+            f"{shown(granularity)}."
+        )
+    if min_nonzero > scores.size:
+        raise BelowMinNonzero(f"min_nonzero={min_nonzero} exceeds the tensor's {scores.size} weights.")
+    count = budget_of(spec, scores.shape).count(sparsity)
+    if granularity == "unstructured":
+        kept = survivors(scores, count)
+    else:
+        axis = _ALONG[granularity]
+        units = _unit_scores(np.asarray(scores), axis, metric, seed)
+        kept = jnp.broadcast_to(jnp.expand_dims(survivors(jnp.asarray(units), count), axis), scores.shape)
+    weights = jnp.asarray(np.asarray(array, np.float32))
+    return apply_mask(weights, kept), kept.astype(jnp.float32)
+
+
+def importance(array: ArrayLike, metric: MetricName = "l1_magnitude", seed: int = 0) -> jax.Array:
+    """Scores one tensor as the reference does, weight by weight.
+
+    Args:
+        array: The weights; they are taken as float32.
+        metric: The reference's name of the metric.
+        seed: The seed of the random metric.
+
+    Returns:
+        float32 scores of the shape of `array`.
+
+    Raises:
+        PruningError: The metric's name or the seed is none, or `array` is traced.
+    """
+    concrete_leaves(array, "jaxprune.compat")
+    if metric not in _METRICS:
+        raise PruningError(f"metric is one of {', '.join(map(repr, _METRICS))}, got {shown(metric)}.")
+    _lcg.check_seed(seed)
+    scores: jax.Array = _importance(np.asarray(array, np.float32), _METRICS[metric](seed))
+    return scores
+
+
+def lcg(seed: int, n: int) -> jax.Array:
+    """The first `n` values of the reference's generator.
+
+    Args:
+        seed: An integer in [0, 2**64).
+        n: How many values.
+
+    Returns:
+        float32, between 0 and 1.
+
+    Example:
+        >>> from jaxprune import compat
+        >>> compat.lcg(42, 3)
+        Array([0.56823033, 0.22546344, 0.4128383 ], dtype=float32)
+    """
+    return _lcg.uniform(_lcg.check_seed(seed), (n,))
+
+
+def _unit_scores(scores: np.ndarray, axis: int, metric: str, seed: int) -> np.ndarray:
+    """The scores of whole rows or columns: sums in order, in float32, subnormal numbers included."""
+    if metric == "random":
+        return _lcg.unit_values(seed, scores.shape[1 - axis])
+    with np.errstate(over="ignore"):
+        sums = np.add.accumulate(scores, axis, dtype=np.float32).take(-1, axis)
+    return sums if metric == "l1_magnitude" else np.sqrt(sums)
