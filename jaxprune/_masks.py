@@ -12,7 +12,7 @@ from jax import lax
 from jaxprune._errors import Problem, StructureMismatch, raise_problems
 from jaxprune._metrics import L1, Metric, importance
 from jaxprune._plan import decide
-from jaxprune._select import keys, limbs, shares, survivors
+from jaxprune._select import keys, limbs, nonzero, shares, survivors
 from jaxprune._specs import (
     NM,
     Block,
@@ -115,7 +115,7 @@ def apply_mask(params: Any, mask: Any) -> Any:
         StructureMismatch: The mask has other paths, other shapes, or is not bool.
     """
     pairs = list(aligned(params, mask, "mask"))
-    raise_problems(_mismatch(leaf, kept) for leaf, kept in pairs)
+    raise_problems(mask_problem(leaf, kept) for leaf, kept in pairs)
     return rebuild(params, [leaf.value if kept is None else _zeroed(leaf.value, kept) for leaf, kept in pairs])
 
 
@@ -135,7 +135,7 @@ def mask_from_zeros(params: Any, *, where: Where = is_weight) -> Any:
     found = leaves(params)
     rules, _ = decide(found, Unstructured(0.0, min_nonzero=0), where)
     members = set(rules[0].members)
-    return rebuild(params, [_nonzero(as_array(leaf.value)) if i in members else None for i, leaf in enumerate(found)])
+    return rebuild(params, [nonzero(as_array(leaf.value)) if i in members else None for i, leaf in enumerate(found)])
 
 
 def pack(mask: Any) -> Any:
@@ -263,9 +263,6 @@ def _grouped(scores: jax.Array, spec: NM) -> jax.Array:
     return jnp.concatenate([b < spec.n for b in beaten], axis + 1).reshape(scores.shape)
 
 
-_nonzero = jax.jit(lambda weights: keys(weights) != keys(jnp.zeros((), weights.dtype)))
-
-
 @jax.jit
 def _zeroed(weights: jax.Array, kept: jax.Array) -> jax.Array:
     return jnp.where(kept, weights, jnp.zeros((), weights.dtype))
@@ -285,7 +282,8 @@ def _unpacked(packed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 # --- what a user passed -------------------------------------------------------------------------
 
 
-def _mismatch(leaf: Leaf, kept: Any) -> Problem | None:
+def mask_problem(leaf: Leaf, kept: Any) -> Problem | None:
+    """What is wrong with the mask `kept` of a leaf; None if nothing."""
     if kept is None:
         return None
     problem = _not_bool(Leaf(leaf.path, kept))

@@ -120,13 +120,30 @@ def nth_lowest(scores: Sequence[jax.Array], rank: Limbs) -> jax.Array:
     return lax.bitcast_convert_type(bits, dtype)
 
 
-def limbs(count: jax.Array, most: int) -> Limbs:
-    """A whole, not negative float32 `count`, at most `most`, in limbs."""
-    high = jnp.floor(count / 2.0**16)
-    pair = high.astype(jnp.int32), (count - high * 2.0**16).astype(jnp.int32)
-    limit = jnp.int32(most >> 16), jnp.int32(most & 0xFFFF)
-    over = (pair[0] > limit[0]) | ((pair[0] == limit[0]) & (pair[1] > limit[1]))
-    return jnp.where(over, limit[0], pair[0]), jnp.where(over, limit[1], pair[1])
+def limbs(count: int | jax.Array, most: int | None = None) -> Limbs:
+    """A whole number that is not negative, an integer or float32 data, in limbs and at most `most`."""
+    if isinstance(count, int):
+        return jnp.int32(count >> 16), jnp.int32(count & 0xFFFF)
+    upper = jnp.floor(count / 2.0**16)
+    high, low = upper.astype(jnp.int32), (count - upper * 2.0**16).astype(jnp.int32)
+    if most is None:
+        return high, low
+    limit = limbs(most)
+    over = (high > limit[0]) | ((high == limit[0]) & (low > limit[1]))
+    return jnp.where(over, limit[0], high), jnp.where(over, limit[1], low)
+
+
+def nonzero(weights: jax.Array) -> jax.Array:
+    """Where floats are neither 0.0 nor -0.0: a subnormal number is not, whatever the backend flushes."""
+    bits = lax.bitcast_convert_type(weights, jnp.dtype(f"uint{jnp.finfo(weights.dtype).bits}"))
+    return bits << 1 != 0
+
+
+@jax.jit
+def count_nonzero(weights: jax.Array) -> jax.Array:
+    """How many floats are not zero: an int32 scalar."""
+    grid = _grid(weights, None)
+    return grid.tally(grid.keys != keys(jnp.zeros((), weights.dtype))).reshape(())
 
 
 def keys(scores: jax.Array) -> jax.Array:

@@ -34,9 +34,3 @@ def integer(value: int) -> str:
     """`value` with its thousands set apart."""
     return f"{value:,}"
 
-
-def percent(part: int, whole: int) -> str:
-    """`part` of `whole` in percent, with two digits that never round up to a round number falsely."""
-    if not whole:
-        return "-"
-    return f"{int(10_000 * part / whole) / 100 if 0 < part < whole else 100 * part / whole:.2f}%"

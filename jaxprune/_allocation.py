@@ -1,0 +1,170 @@
+"""How a budget is shared among leaves: sparsities that meet it exactly, in whole weights."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from jaxprune._errors import InvalidSparsity, PruningError, raise_problems, shown
+from jaxprune._plan import decide
+from jaxprune._specs import Unstructured, check_sparsity
+from jaxprune._tree import Pattern, Where, covers, is_traced, is_weight, leaves, no_match, rebuild
+
+Method: TypeAlias = Callable[[tuple[int, ...]], float]
+
+
+def uniform(shape: tuple[int, ...]) -> float:
+    """The allocation that makes every leaf equally sparse."""
+    del shape
+    return 1.0
+
+
+def erk(power: float = 1.0) -> Method:
+    """Erdős–Rényi-kernel allocation: densities proportional to `(sum(shape) / prod(shape)) ** power`.
+
+    Small and narrow layers stay denser than large ones. `power=0` is uniform. Evci et al., "Rigging the
+    Lottery: Making All Tickets Winners", 2020.
+
+    Args:
+        power: The scale of the power.
+
+    Returns:
+        A method for `allocate`.
+    """
+    return lambda shape: float((sum(shape) / math.prod(shape)) ** power)
+
+
+_METHODS: dict[str, Method] = {"uniform": uniform, "erk": erk()}
+
+
+def allocate(
+    params: Any,
+    sparsity: float,
+    method: str | Method = "erk",
+    *,
+    where: Where = is_weight,
+    overrides: Mapping[Pattern, float | None] | None = None,
+) -> Any:
+    """Shares one sparsity out to the leaves, by their shapes.
+
+    Of the N weights in scope exactly `floor(float32(sparsity) * float32(N))` are to go. A leaf whose share
+    would make it more than dense is left dense, and the others take over its part. The shares are rounded
+    to whole weights by largest remainder, and every leaf keeps at least one.
+
+    Args:
+        params: Any tree of arrays, or of their descriptions.
+        sparsity: The fraction removed from all leaves in scope together, in [0, 1).
+        method: "uniform", "erk", `jp.erk(power=...)`, or a function from a leaf's shape to its density, up
+            to a common factor.
+        where: Which leaves are in scope.
+        overrides: Sparsities fixed by path pattern, of which the first that covers a leaf holds; None or 0
+            leaves its leaves dense. The budget includes them.
+
+    Returns:
+        A tree like `params` of sparsities, None where a leaf is out of scope. It is a spec for `make_mask`
+        as it stands; `jax.tree.map(jp.Rows, ...)` makes it one of another kind. Each sparsity is a float32
+        value at which the leaf loses its share to the weight. (In a leaf of more than 2**24 weights
+        float32 cannot name every count; what is left over goes to leaves where it can.)
+
+    Raises:
+        InvalidSparsity: The sparsity is none, is traced, or cannot be met beside the overrides.
+        NoMatch: No leaf is in scope, or an override covers none.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxprune as jp
+        >>> params = {"big": jnp.ones((64, 64)), "small": jnp.ones((8, 8))}
+        >>> jp.allocate(params, 0.9, "erk")
+        {'big': 0.91, 'small': 0.35}
+    """
+    density = _method(method)
+    found = leaves(params)
+    if is_traced(sparsity):
+        raise InvalidSparsity(
+            "allocate needs a sparsity known before compilation, got a tracer: call it outside jit."
+        )
+    check_sparsity(sparsity)
+    rules, _ = decide(found, Unstructured(float(sparsity)), where)
+    members = rules[0].members
+    shapes = {i: tuple(found[i].value.shape) for i in members}
+    fixed = _fixed({i: found[i].path for i in members}, overrides or {})
+    sizes = {i: math.prod(shape) for i, shape in shapes.items()}
+    total = _removed(sparsity, sum(sizes.values()))
+    left = total - sum(_removed(value, sizes[i]) for i, value in fixed.items())
+    free = {i: shape for i, shape in shapes.items() if i not in fixed}
+    most = sum(sizes[i] - 1 for i in free)
+    if not 0 <= left <= most:
+        raise InvalidSparsity(
+            f"sparsity {sparsity} removes {total} weights, the overrides {total - left} of them, and the other "
+            f"leaves can lose between 0 and {most}: expected {left} to lie there. Change the sparsity or "
+            "the overrides."
+        )
+    sparsities = fixed | _named(_shares(free, left, density), sizes)
+    return rebuild(params, [sparsities.get(i) for i in range(len(found))])
+
+
+def _method(method: str | Method) -> Method:
+    if isinstance(method, str) and method.lower() in _METHODS:
+        return _METHODS[method.lower()]
+    if isinstance(method, str) or not callable(method):
+        raise PruningError(
+            f"method is {', '.join(map(repr, _METHODS))}, jp.erk(power=...) or a function of a leaf's shape, "
+            f"got {shown(method)}."
+        )
+    return method
+
+
+def _fixed(paths: dict[int, str], overrides: Mapping[Pattern, float | None]) -> dict[int, float]:
+    """The sparsity of each leaf that an override covers."""
+    fixed: dict[int, float] = {}
+    problems = []
+    for pattern, value in overrides.items():
+        sparsity = 0.0 if value is None else value
+        check_sparsity(sparsity)
+        covered = [i for i, path in paths.items() if covers(pattern, path)]
+        if not covered:
+            problems.append(no_match(pattern, list(paths.values())))
+        for i in covered:
+            fixed.setdefault(i, float(np.float32(sparsity)))
+    raise_problems(problems)
+    return fixed
+
+
+def _shares(shapes: dict[int, tuple[int, ...]], removed: int, density: Method) -> dict[int, int]:
+    """How many weights each leaf loses, `removed` in all."""
+    sizes = {i: math.prod(shape) for i, shape in shapes.items()}
+    weights = {i: density(shape) * sizes[i] for i, shape in shapes.items()}
+    kept, sparse = sum(sizes.values()) - removed, set(shapes)
+    while sparse:
+        factor = kept / sum(weights[i] for i in sparse)
+        full = {i for i in sparse if factor * weights[i] >= sizes[i]}
+        if not full:
+            break
+        kept -= sum(sizes[i] for i in full)
+        sparse -= full
+    exact = {i: min(sizes[i] - factor * weights[i], sizes[i] - 1) for i in sparse}
+    shares = {i: math.floor(exact.get(i, 0)) for i in shapes}
+    # Largest remainder first. A leaf that may not lose its last weight passes its part on.
+    order = sorted(sparse, key=lambda i: shares[i] - exact[i])
+    while sum(shares.values()) < removed:
+        for i in order:
+            if shares[i] < sizes[i] - 1 and sum(shares.values()) < removed:
+                shares[i] += 1
+    return shares
+
+
+def _named(shares: dict[int, int], sizes: dict[int, int]) -> dict[int, float]:
+    """For each share the float32 sparsity at which a leaf loses it."""
+    named, carried = {}, 0
+    for i in sorted(shares, key=lambda i: -sizes[i]):
+        wanted = min(max(shares[i] + carried, 0), sizes[i] - 1)
+        sparsity = np.float32(wanted / sizes[i])
+        while _removed(sparsity, sizes[i]) < wanted:
+            sparsity = np.nextafter(sparsity, np.float32(1))
+        carried += shares[i] - _removed(sparsity, sizes[i])
+        named[i] = float(sparsity)
+    return named
+
+
+def _removed(sparsity: float | np.float32, size: int) -> int:
+    return int(np.floor(np.float32(sparsity) * np.float32(size)))

@@ -1,0 +1,362 @@
+"""What came out: achieved, in integers, with both denominators. Typed rows first, rendering apart."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune._errors import NoMatch, PruningError, raise_problems, shown
+from jaxprune._masks import mask_problem
+from jaxprune._patterns import find_pattern
+from jaxprune._select import count_nonzero, keys, limbs, nth_lowest, survivors
+from jaxprune._table import integer, table
+from jaxprune._tree import (
+    Leaf,
+    Where,
+    aligned,
+    as_array,
+    concrete_leaves,
+    dense_reasons,
+    is_array,
+    is_prunable,
+    is_weight,
+    leaves,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Weights counted, and the bytes they take.
+
+    Attributes:
+        total: How many weights there are.
+        nonzero: How many are not zero; a NaN is not, nor is a subnormal number.
+        bytes_dense: What they take as plain arrays.
+        bytes_packed: What they would take with the zeros left out: the other values, and one bit a weight
+            to tell where they stood; never more than dense. Leaves out of scope are counted dense.
+    """
+
+    total: int
+    nonzero: int
+    bytes_dense: int
+    bytes_packed: int
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction that is zero; 0.0 of nothing."""
+        return 1 - self.density if self.total else 0.0
+
+    @property
+    def zero_fraction(self) -> float:
+        """The reference's name for `sparsity`."""
+        return self.sparsity
+
+    @property
+    def density(self) -> float:
+        """The fraction that is not zero."""
+        return self.nonzero / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LeafReport:
+    """What became of one leaf.
+
+    Attributes:
+        path: Its path.
+        shape: Its shape.
+        dtype: Its dtype.
+        count: Its weights; None if it holds no floats, or if it is an array counted before.
+        pattern: The kind of pattern its zeros form: "dense", "rows", "columns", "rows and columns",
+            "channels of axis 2", "blocks of 16x16", "2:4 along axis -2", "all zero" or "unstructured".
+            It says what was found, not what was asked for.
+        in_scope: Whether it counts as a pruned leaf.
+        reason: Why it was left dense; "" if it is in scope.
+        stray: Weights that are not zero although the mask does not keep them; 0 without a mask.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    count: Count | None
+    pattern: str
+    in_scope: bool
+    reason: str
+    stray: int
+
+    @property
+    def summary(self) -> str:
+        """The reference's line about one tensor."""
+        count = self.count or Count(0, 0, 0, 0)
+        return (
+            f"tensor={self.path!r} shape={list(self.shape)} total={count.total} nonzero={count.nonzero} "
+            f"sparsity={count.sparsity:.4f}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SparsityReport:
+    """A model's sparsity. Print it, or take its rows.
+
+    Attributes:
+        rows: One row an array, in the tree's order.
+        pruned: The leaves in scope together.
+        all: All parameters together: every floating leaf, an array that stands in the tree twice once.
+    """
+
+    rows: tuple[LeafReport, ...]
+    pruned: Count
+    all: Count
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of all parameters that is zero."""
+        return self.all.sparsity
+
+    @property
+    def zero_fraction(self) -> float:
+        """The reference's name for `sparsity`."""
+        return self.all.sparsity
+
+    @property
+    def density(self) -> float:
+        """The fraction of all parameters that is not zero."""
+        return self.all.density
+
+    @property
+    def stray(self) -> int:
+        """Weights that are not zero although the mask does not keep them."""
+        return sum(row.stray for row in self.rows)
+
+    @property
+    def summary(self) -> str:
+        """The model in one line, as the reference puts it."""
+        return (
+            f"model tensors={sum(row.count is not None for row in self.rows)} total={self.all.total} "
+            f"nonzero={self.all.nonzero} sparsity={self.all.sparsity:.4f}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain dicts, lists, strings and numbers, ready for JSON."""
+
+        def count(of: Count | None) -> dict[str, Any] | None:
+            return None if of is None else dataclasses.asdict(of) | {"sparsity": of.sparsity}
+
+        rows = [
+            dataclasses.asdict(row) | {"shape": list(row.shape), "count": count(row.count)}
+            for row in self.rows
+        ]
+        return {"rows": rows, "pruned": count(self.pruned), "all": count(self.all), "stray": self.stray}
+
+    def __str__(self) -> str:
+        return _rendered(self)
+
+
+class ScoreStats(NamedTuple):
+    """Statistics of scores; scalars of their dtype, float32 at the least.
+
+    Attributes:
+        min: The lowest.
+        max: The highest.
+        mean: The mean.
+        median: The exact median; of an even number the mean of the two in the middle.
+        std: The population's standard deviation.
+    """
+
+    min: jax.Array
+    max: jax.Array
+    mean: jax.Array
+    median: jax.Array
+    std: jax.Array
+
+
+class TopScore(NamedTuple):
+    """One of the highest scores: the leaf's path, the index in the leaf, and the score."""
+
+    path: str
+    index: tuple[int, ...]
+    score: float
+
+
+def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> SparsityReport:
+    """Counts what is zero, leaf by leaf, and says what pattern the zeros form.
+
+    A mask by itself makes nothing smaller or faster; the report tells what a format that leaves zeros out
+    could save.
+
+    Args:
+        params: Any tree of arrays.
+        mask: The mask, if there is one: it decides which leaves are in scope, and the report tells how
+            many weights it does not keep are not zero.
+        where: Without a mask, which leaves are in scope.
+
+    Returns:
+        The report. `print` it, read its `rows`, or save its `to_dict()`.
+
+    Raises:
+        PruningError: A leaf is traced: a report reads values, so it cannot run under jit.
+        StructureMismatch: The mask does not fit.
+        NoMatch: There is no floating leaf, or none is in scope.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxprune as jp
+        >>> print(jp.report({"kernel": jnp.array([[1.0, 0.0, 0.0, 2.0]] * 2), "bias": jnp.ones(4)}))
+        leaf    shape    dtype  weights  nonzero  sparsity  pattern
+        -------------------------------------------------------------------------
+        bias        4  float32        4        4     0.00%  dense: rank 1
+        kernel    2x4  float32        8        4    50.00%  2:4 along axis -1
+        -------------------------------------------------------------------------
+        pruned leaves                 8        4    50.00%  32 bytes, packed 17
+        all parameters               12        8    33.33%  48 bytes, packed 33
+        A mask by itself makes nothing smaller or faster: packed is what leaving zeros out would take.
+    """
+    found = concrete_leaves(params, "report")
+    kept = [None] * len(found) if mask is None else [value for _, value in aligned(params, mask, "mask")]
+    raise_problems(mask_problem(leaf, value) for leaf, value in zip(found, kept, strict=True))
+    if not any(is_prunable(leaf.value) for leaf in found):
+        raise NoMatch(f"there is nothing to report: none of the tree's {len(found)} leaves is a floating array.")
+    reasons = dense_reasons(found, where)
+    if mask is not None:
+        outside = [reason or "no mask" for reason in reasons]
+        reasons = [why if value is None else "" for why, value in zip(outside, kept, strict=True)]
+    if all(reasons):
+        raise NoMatch("no leaf is in scope: choose some with where=, or pass a mask that has some.")
+    rows, first = [], dict[int, str]()
+    for leaf, value, reason in zip(found, kept, reasons, strict=True):
+        if not is_array(leaf.value):
+            continue
+        shared_with = first.setdefault(id(leaf.value), leaf.path)
+        rows.append(_row(leaf, value, reason, "" if shared_with == leaf.path else shared_with))
+    counted = [row for row in rows if row.count is not None]
+    pruned = _sum([row.count for row in counted if row.in_scope])
+    return SparsityReport(tuple(rows), pruned, _sum([row.count for row in counted]))
+
+
+def stats(scores: Any) -> ScoreStats:
+    """Minimum, maximum, mean, median and standard deviation of all the scores in a tree.
+
+    Args:
+        scores: A tree of scores; for one leaf's statistics pass the leaf.
+
+    Returns:
+        The statistics, as arrays: it runs under jit.
+
+    Raises:
+        NoMatch: The tree holds no scores.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxprune as jp
+        >>> float(jp.stats(jnp.array([4.0, 1.0, 3.0, 2.0])).median)
+        2.5
+    """
+    return _stats(_scores(scores, leaves(scores)))
+
+
+def top_scores(scores: Any, k: int) -> list[TopScore]:
+    """The k highest scores of a tree, highest first.
+
+    Args:
+        scores: A tree of scores.
+        k: How many; all of them if there are fewer.
+
+    Returns:
+        Path, index and score of each. Among equals the earlier leaf and the lower index come first.
+
+    Raises:
+        PruningError: `k` is no positive integer, or the scores are traced.
+        NoMatch: The tree holds no scores.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxprune as jp
+        >>> jp.top_scores({"w": jnp.array([[1.0, 5.0], [3.0, 2.0]])}, 2)
+        [TopScore(path='w', index=(0, 1), score=5.0), TopScore(path='w', index=(1, 0), score=3.0)]
+    """
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise PruningError(f"k is a positive Python integer, got {shown(k)}.")
+    found = [leaf for leaf in concrete_leaves(scores, "top_scores") if is_prunable(leaf.value)]
+    best: list[tuple[int, TopScore]] = []
+    for leaf, array in zip(found, _scores(scores, found), strict=True):
+        high = survivors(array, jnp.int32(max(0, array.size - k)), ties="last")
+        order = np.asarray(keys(array))
+        for index in zip(*np.nonzero(np.asarray(high)), strict=True):
+            place = tuple(int(i) for i in index)
+            best.append((int(order[place]), TopScore(leaf.path, place, float(array[place]))))
+    best.sort(key=lambda item: -item[0])
+    return [score for _, score in best[:k]]
+
+
+def _scores(tree: Any, found: Sequence[Leaf]) -> list[jax.Array]:
+    arrays = [as_array(leaf.value) for leaf in found if is_prunable(leaf.value) and leaf.value.size]
+    if not arrays:
+        raise NoMatch(f"there are no scores in {shown(tree)}: pass what jp.importance returned.")
+    return arrays
+
+
+@jax.jit
+def _stats(scores: Sequence[jax.Array]) -> ScoreStats:
+    widest = functools.reduce(jnp.promote_types, [array.dtype for array in scores], jnp.dtype("float32"))
+    wide = [array.astype(widest) for array in scores]
+    total = sum(array.size for array in wide)
+    mean = sum(_sum_by_rows(array) for array in wide) / total
+    variance = sum(_sum_by_rows(jnp.square(array - mean)) for array in wide) / total
+
+    def nth(rank: int) -> jax.Array:
+        return nth_lowest(wide, limbs(rank))
+
+    middle = (total + 1) // 2
+    median = nth(middle) if total % 2 else (nth(middle) + nth(middle + 1)) / 2
+    return ScoreStats(nth(1), nth(total), mean, median, jnp.sqrt(variance))
+
+
+def _sum_by_rows(array: jax.Array) -> jax.Array:
+    # Two short sums lose less to rounding than one long one.
+    return jnp.sum(jnp.sum(array, -1)) if array.ndim else array
+
+
+def _row(leaf: Leaf, kept: Any, reason: str, shared_with: str) -> LeafReport:
+    shape, dtype = tuple(leaf.value.shape), str(leaf.value.dtype)
+    if shared_with or not is_prunable(leaf.value):
+        why = f"same array as {shared_with!r}" if shared_with else reason
+        return LeafReport(leaf.path, shape, dtype, None, "", False, why, 0)
+    weights = as_array(leaf.value)
+    nonzero = int(count_nonzero(weights))
+    stray = 0 if kept is None else int(count_nonzero(jnp.where(kept, 0, weights)))
+    dense = weights.size * weights.dtype.itemsize
+    packed = nonzero * weights.dtype.itemsize + -(-weights.size // 8)
+    count = Count(weights.size, nonzero, dense, dense if reason else min(dense, packed))
+    pattern = find_pattern(weights, nonzero)
+    return LeafReport(leaf.path, shape, dtype, count, pattern, not reason, reason, stray)
+
+
+def _sum(counts: Sequence[Count]) -> Count:
+    return Count(*(sum(column) for column in zip(*map(dataclasses.astuple, counts), strict=True)))
+
+
+def _rendered(report: SparsityReport) -> str:
+    cells: list[Sequence[str]] = []
+    for row in report.rows:
+        numbers = _numbers(row.count) if row.count else ["-", "-", "-"]
+        how = "; ".join(filter(None, [row.pattern, row.reason and f"left dense: {row.reason}"]))
+        cells.append([row.path or "(array)", "x".join(map(str, row.shape)) or "()", row.dtype, *numbers, how])
+    cells.append([])
+    for name, count in (("pruned leaves", report.pruned), ("all parameters", report.all)):
+        size = f"{integer(count.bytes_dense)} bytes, packed {integer(count.bytes_packed)}"
+        cells.append([name, "", "", *_numbers(count), size])
+    header = ["leaf", "shape", "dtype", "weights", "nonzero", "sparsity", "pattern"]
+    lines = [table(header, cells)]
+    if report.stray:
+        lines.append(
+            f"{integer(report.stray)} weights that the mask does not keep are not zero: call apply_mask."
+        )
+    lines.append(
+        "A mask by itself makes nothing smaller or faster: packed is what leaving the zeros out would take."
+    )
+    return "\n".join(lines)
+
+
+def _numbers(count: Count) -> list[str]:
+    return [integer(count.total), integer(count.nonzero), f"{count.sparsity:.2%}"]
