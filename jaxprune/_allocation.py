@@ -21,10 +21,10 @@ def uniform(shape: tuple[int, ...]) -> float:
 
 
 def erk(power: float = 1.0) -> Method:
-    """Erdős–Rényi-kernel allocation: densities proportional to `(sum(shape) / prod(shape)) ** power`.
+    """Erdős–Rényi-kernel allocation: densities as `(sum(shape) / prod(shape)) ** power`.
 
-    Small and narrow layers stay denser than large ones. `power=0` is uniform. Evci et al., "Rigging the
-    Lottery: Making All Tickets Winners", 2020.
+    Small and narrow layers stay denser than large ones. `power=0` is uniform. Evci et al., "Rigging
+    the Lottery: Making All Tickets Winners", 2020.
 
     Args:
         power: The scale of the power.
@@ -48,24 +48,25 @@ def allocate(
 ) -> Any:
     """Shares one sparsity out to the leaves, by their shapes.
 
-    Of the N weights in scope exactly `floor(float32(sparsity) * float32(N))` are to go. A leaf whose share
-    would make it more than dense is left dense, and the others take over its part. The shares are rounded
-    to whole weights by largest remainder, and every leaf keeps at least one.
+    Of the N weights in scope exactly `floor(float32(sparsity) * float32(N))` are to go. A leaf
+    whose share would make it more than dense is left dense, and the others take over its part. The
+    shares are rounded to whole weights by largest remainder, and every leaf keeps at least one.
 
     Args:
         params: Any tree of arrays, or of their descriptions.
         sparsity: The fraction removed from all leaves in scope together, in [0, 1).
-        method: "uniform", "erk", `jp.erk(power=...)`, or a function from a leaf's shape to its density, up
-            to a common factor.
+        method: "uniform", "erk", `jp.erk(power=...)`, or a function from a leaf's shape to its
+            density, up to a common factor.
         where: Which leaves are in scope.
-        overrides: Sparsities fixed by path pattern, of which the first that covers a leaf holds; None or 0
-            leaves its leaves dense. The budget includes them.
+        overrides: Sparsities fixed by path pattern, of which the first that covers a leaf holds;
+            None or 0 leaves its leaves dense. The budget includes them.
 
     Returns:
-        A tree like `params` of sparsities, None where a leaf is out of scope. It is a spec for `make_mask`
-        as it stands; `jax.tree.map(jp.Rows, ...)` makes it one of another kind. Each sparsity is a float32
-        value at which the leaf loses its share to the weight. (In a leaf of more than 2**24 weights
-        float32 cannot name every count; what is left over goes to leaves where it can.)
+        A tree like `params` of sparsities, None where a leaf is out of scope. It is a spec for
+        `make_mask` as it stands; `jax.tree.map(jp.Rows, ...)` makes it one of another kind. Each
+        sparsity is a float32 value at which the leaf loses its share to the weight. (In a leaf of
+        more than 2**24 weights float32 cannot name every count; what is left over goes to leaves
+        where it can.)
 
     Raises:
         InvalidSparsity: The sparsity is none, is traced, or cannot be met beside the overrides.
@@ -95,9 +96,9 @@ def allocate(
     most = sum(sizes[i] - 1 for i in free)
     if not 0 <= left <= most:
         raise InvalidSparsity(
-            f"sparsity {sparsity} removes {total} weights, the overrides {total - left} of them, and the other "
-            f"leaves can lose between 0 and {most}: expected {left} to lie there. Change the sparsity or "
-            "the overrides."
+            f"sparsity {sparsity} removes {total} weights, the overrides {total - left} of them, "
+            f"and the other leaves can lose between 0 and {most}: expected {left} to lie there. "
+            "Change the sparsity or the overrides."
         )
     sparsities = fixed | _named(_shares(free, left, density), sizes)
     return rebuild(params, [sparsities.get(i) for i in range(len(found))])
@@ -108,8 +109,8 @@ def _method(method: str | Method) -> Method:
         return _METHODS[method.lower()]
     if isinstance(method, str) or not callable(method):
         raise PruningError(
-            f"method is {', '.join(map(repr, _METHODS))}, jp.erk(power=...) or a function of a leaf's shape, "
-            f"got {shown(method)}."
+            f"method is {', '.join(map(repr, _METHODS))}, jp.erk(power=...) or a function of a "
+            f"leaf's shape, got {shown(method)}."
         )
     return method
 

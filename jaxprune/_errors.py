@@ -37,7 +37,7 @@ class StructureMismatch(PruningError):
 
 
 class Problem(NamedTuple):
-    """One thing wrong with one leaf: the error's kind, and path, expectation, value, remedy in words."""
+    """One thing wrong with one leaf: the kind of error, and the words for it."""
 
     kind: type[PruningError]
     message: str

@@ -2,9 +2,12 @@
 
     state[i + 1] = state[i] * A + C  (mod 2**64),    value[i] = float32(state[i + 1] >> 32) / 2**32
 
-i steps at once are one multiplication and one addition, `state[i] = state[0] * A**i + C * (A**i - 1) / (A - 1)`,
-so the values are laid out as a grid: the host jumps to the start of every row, the device jumps from there
-to every column. It is exact without `jax_enable_x64`, on 32-bit limbs.
+Any number of steps at once is one multiplication and one addition,
+
+    state[i] = state[0] * A**i + C * (1 + A + ... + A**(i - 1))
+
+so the values are laid out as a grid: the host jumps to the start of every row, and the device jumps
+from there to every column. It is exact without `jax_enable_x64`, on 32-bit limbs.
 """
 
 import functools
@@ -29,7 +32,8 @@ def check_seed(seed: object) -> int:
     if isinstance(seed, int | np.integer) and not isinstance(seed, bool) and 0 <= seed < 2**64:
         return int(seed)
     raise PruningError(
-        f"an LCG seed is a Python integer in [0, 2**64), known before compilation, got {shown(seed)}."
+        "an LCG seed is a Python integer in [0, 2**64), known before compilation, got "
+        f"{shown(seed)}."
     )
 
 
@@ -51,7 +55,7 @@ def uniform(seed: int, shape: tuple[int, ...]) -> jax.Array:
 
 
 def unit_values(seed: int, units: int) -> np.ndarray:
-    """The first value of each of the streams `seed`, `seed + 1`, ...: the reference's score of whole units."""
+    """The first values of the streams `seed`, `seed + 1`, ...: how the reference scores units."""
     seeds = np.uint64(seed) + np.arange(units, dtype=np.uint64)
     return ((seeds * _A + _C) >> np.uint64(32)).astype(np.float32) * np.float32(2.0**-32)
 
@@ -75,5 +79,6 @@ def _powers(base: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _limbs(values: np.ndarray) -> Wide:
     return Wide(
-        jnp.asarray((values >> np.uint64(32)).astype(np.uint32)), jnp.asarray(values.astype(np.uint32))
+        jnp.asarray((values >> np.uint64(32)).astype(np.uint32)),
+        jnp.asarray(values.astype(np.uint32)),
     )

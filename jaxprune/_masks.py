@@ -20,19 +20,21 @@ from jaxprune._specs import (
     Columns,
     Reduce,
     Rows,
-    Scalar,
     Unstructured,
-    as_spec,
     axis_of,
     budget_of,
     pruned_count,
     unit_view,
 )
-from jaxprune._tree import Leaf, Where, aligned, as_array, is_array, is_prunable, is_weight, leaves, rebuild
+from jaxprune._tree import Leaf, Where, aligned, as_array, is_array, is_weight, leaves, rebuild
 
 
 def prune(
-    params: Any, spec: Any, *, metric: Metric = L1(), where: Where = is_weight
+    params: Any,
+    spec: Any,
+    *,
+    metric: Metric = L1(),  # noqa: B008  # frozen and empty
+    where: Where = is_weight,
 ) -> tuple[Any, Any]:
     """Scores, selects and removes, in one call.
 
@@ -64,21 +66,22 @@ def make_mask(scores: Any, spec: Any, *, where: Where = is_weight) -> Any:
 
     Args:
         scores: A tree of scores, as `importance` gives it; higher is kept.
-        spec: One spec (or a sparsity, short for `Unstructured`); or a flat mapping from path patterns to
-            specs, of which the first that covers a leaf prunes it; or a tree of specs that is a prefix of
-            `scores`. None in place of a spec leaves its leaves dense. Patterns are shell patterns
-            (`"*/kernel"`; `*` crosses slashes) or compiled regular expressions, and cover a leaf when they
-            match its whole path or that of a subtree around it.
-        where: Which leaves may be pruned: a predicate on (path, leaf), or path patterns. For a bare array
-            it is ignored.
+        spec: One spec (or a sparsity, short for `Unstructured`); or a flat mapping from path
+            patterns to specs, of which the first that covers a leaf prunes it; or a tree of specs
+            that is a prefix of `scores`. None in place of a spec leaves its leaves dense. Patterns
+            are shell patterns (`"*/kernel"`; `*` crosses slashes) or compiled regular expressions,
+            and cover a leaf when they match its whole path or that of a subtree around it.
+        where: Which leaves may be pruned: a predicate on (path, leaf), or path patterns. For a bare
+            array it is ignored.
 
     Returns:
-        A tree like `scores`: bool, True where the weight is kept, of the shape and sharding of its leaf;
-        None where a leaf is left dense. A global budget counts an array that stands in the tree twice
-        once.
+        A tree like `scores`: bool, True where the weight is kept, of the shape and sharding of its
+        leaf; None where a leaf is left dense. A global budget counts an array that stands in the
+        tree twice once.
 
     Raises:
-        PruningError: One of its kinds, naming all leaves and rules at fault, before any work is done.
+        PruningError: One of its kinds, naming all leaves and rules at fault, before any work is
+            done.
 
     Example:
         >>> import jax.numpy as jnp, jaxprune as jp
@@ -101,12 +104,13 @@ def make_mask(scores: Any, spec: Any, *, where: Where = is_weight) -> Any:
 def apply_mask(params: Any, mask: Any) -> Any:
     """Sets the weights that the mask does not keep to zero.
 
-    The result holds 0.0 wherever the mask is False, also where a NaN or an infinity stood, and every other
-    bit unchanged. Under `jax.jit(jp.apply_mask, donate_argnums=0)` it happens in place.
+    The result holds 0.0 wherever the mask is False, also where a NaN or an infinity stood, and
+    every other bit unchanged. Under `jax.jit(jp.apply_mask, donate_argnums=0)` it happens in place.
 
     Args:
         params: Any tree of arrays.
-        mask: A tree with the same paths that holds bool arrays, and None where a leaf stays as it is.
+        mask: A tree with the same paths that holds bool arrays, and None where a leaf stays as it
+            is.
 
     Returns:
         A tree like `params`.
@@ -116,7 +120,9 @@ def apply_mask(params: Any, mask: Any) -> Any:
     """
     pairs = list(aligned(params, mask, "mask"))
     raise_problems(mask_problem(leaf, kept) for leaf, kept in pairs)
-    return rebuild(params, [leaf.value if kept is None else _zeroed(leaf.value, kept) for leaf, kept in pairs])
+    return rebuild(
+        params, [leaf.value if kept is None else _zeroed(leaf.value, kept) for leaf, kept in pairs]
+    )
 
 
 def mask_from_zeros(params: Any, *, where: Where = is_weight) -> Any:
@@ -135,7 +141,10 @@ def mask_from_zeros(params: Any, *, where: Where = is_weight) -> Any:
     found = leaves(params)
     rules, _ = decide(found, Unstructured(0.0, min_nonzero=0), where)
     members = set(rules[0].members)
-    return rebuild(params, [nonzero(as_array(leaf.value)) if i in members else None for i, leaf in enumerate(found)])
+    return rebuild(
+        params,
+        [nonzero(as_array(leaf.value)) if i in members else None for i, leaf in enumerate(found)],
+    )
 
 
 def pack(mask: Any) -> Any:
@@ -145,11 +154,14 @@ def pack(mask: Any) -> Any:
         mask: A tree of bool masks, and None.
 
     Returns:
-        A tree like `mask`; the last axis is an eighth as long, rounded up, and the sharding is kept.
+        A tree like `mask`; the last axis is an eighth as long, rounded up, and the sharding is
+        kept.
     """
     found = leaves(mask)
     raise_problems(_not_bool(leaf) for leaf in found)
-    return rebuild(mask, [None if leaf.value is None else _packed(as_array(leaf.value)) for leaf in found])
+    return rebuild(
+        mask, [None if leaf.value is None else _packed(as_array(leaf.value)) for leaf in found]
+    )
 
 
 def unpack(packed: Any, like: Any) -> Any:
@@ -169,7 +181,10 @@ def unpack(packed: Any, like: Any) -> Any:
     raise_problems(_misfit_packed(leaf, model) for leaf, model in pairs)
     return rebuild(
         packed,
-        [None if leaf.value is None else _unpacked(as_array(leaf.value), model.shape) for leaf, model in pairs],
+        [
+            None if leaf.value is None else _unpacked(as_array(leaf.value), model.shape)
+            for leaf, model in pairs
+        ],
     )
 
 
@@ -192,11 +207,9 @@ def _(spec: Unstructured, scores: Sequence[jax.Array]) -> list[jax.Array]:
     masks = []
     for array in scores:
         budget = budget_of(spec, array.shape)
-        axes = range(array.ndim)
-        if spec.per != "leaf":
-            across = axis_of(spec.per, array.ndim)
-            axes = [axis for axis in axes if axis != across]
-        masks.append(survivors(array, budget.count(spec.sparsity), axes=tuple(axes)))
+        across = None if spec.axis is None else axis_of(spec.axis, array.ndim)
+        axes = tuple(axis for axis in range(array.ndim) if axis != across)
+        masks.append(survivors(array, budget.lost(spec.sparsity), axes=axes))
     return masks
 
 
@@ -206,7 +219,12 @@ def _(spec: Unstructured, scores: Sequence[jax.Array]) -> list[jax.Array]:
 @masks_of.register(Block)
 def _(spec: Rows | Columns | Channels | Block, scores: Sequence[jax.Array]) -> list[jax.Array]:
     return [
-        _units(array, budget_of(spec, array.shape).count(spec.sparsity), *unit_view(spec, array.shape), spec.reduce)
+        _units(
+            array,
+            budget_of(spec, array.shape).lost(spec.sparsity),
+            *unit_view(spec, array.shape),
+            spec.reduce,
+        )
         for array in scores
     ]
 
@@ -227,7 +245,11 @@ def _global(spec: Unstructured, scores: Sequence[jax.Array]) -> list[jax.Array]:
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _units(
-    scores: jax.Array, count: jax.Array, view: tuple[int, ...], axes: tuple[int, ...], reduce: Reduce
+    scores: jax.Array,
+    count: jax.Array,
+    view: tuple[int, ...],
+    axes: tuple[int, ...],
+    reduce: Reduce,
 ) -> jax.Array:
     """Prunes the `count` units of the lowest score; `axes` of `view` span a unit."""
     viewed = scores.reshape(view)
@@ -290,10 +312,15 @@ def mask_problem(leaf: Leaf, kept: Any) -> Problem | None:
     if problem:
         return problem
     if not is_array(leaf.value) or leaf.value.shape != kept.shape:
-        shape = leaf.value.shape if is_array(leaf.value) else f"no array but {type(leaf.value).__name__}"
+        shape = (
+            leaf.value.shape
+            if is_array(leaf.value)
+            else f"no array but {type(leaf.value).__name__}"
+        )
         return Problem(
             StructureMismatch,
-            f"{leaf.name} has shape {shape}, and its mask {kept.shape}: make the mask from these parameters.",
+            f"{leaf.name} has shape {shape}, and its mask {kept.shape}: make the mask from these "
+            "parameters.",
         )
     return None
 
@@ -304,8 +331,8 @@ def _not_bool(leaf: Leaf) -> Problem | None:
     what = f"dtype {leaf.value.dtype}" if is_array(leaf.value) else type(leaf.value).__name__
     return Problem(
         StructureMismatch,
-        f"{leaf.name} has a mask of {what}, expected bool, True = kept: unpack it if it is packed, or "
-        "write mask.astype(bool).",
+        f"{leaf.name} has a mask of {what}, expected bool, True = kept: unpack it if it is "
+        "packed, or write mask.astype(bool).",
     )
 
 
@@ -320,5 +347,11 @@ def _misfit_packed(leaf: Leaf, model: Any) -> Problem | None:
         needs = f"uint8 of shape {expected}"
     else:
         needs = "None, for `like` holds no array there"
-    got = f"{leaf.value.dtype} of shape {leaf.value.shape}" if is_array(leaf.value) else type(leaf.value).__name__
-    return Problem(StructureMismatch, f"{leaf.name}: expected {needs}, got {got}. Pass what pack() returned.")
+    got = (
+        f"{leaf.value.dtype} of shape {leaf.value.shape}"
+        if is_array(leaf.value)
+        else type(leaf.value).__name__
+    )
+    return Problem(
+        StructureMismatch, f"{leaf.name}: expected {needs}, got {got}. Pass what pack() returned."
+    )

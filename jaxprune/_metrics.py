@@ -1,11 +1,10 @@
 """How a weight is scored: metrics, and `importance`, which applies one to a tree.
 
-A metric is a small frozen object that says what to compute; `scores_of` computes it for the leaves of a
-tree, and dispatches on the metric's type. A function of one array is a metric too.
+A metric is a small frozen object that says what to compute; `scores_of` computes it for the leaves
+of a tree, and dispatches on the metric's type. A function of one array is a metric too.
 """
 
 import functools
-import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,15 +32,15 @@ class L1:
 class L2:
     """The square w^2, correctly rounded to float32 (float64 for float64 weights).
 
-    Half-precision weights are squared in float32, where the square is exact, and squares too small for a
-    normal float32 keep their order even where the backend flushes such numbers to zero.
+    Half-precision weights are squared in float32, where the square is exact, and squares too small
+    for a normal float32 keep their order even where the backend flushes such numbers to zero.
     """
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class TaylorProxy:
-    """The square w^2: first-order Taylor importance (w * g)^2 where the gradient is taken as constant.
+    """The square w^2: Taylor importance (w * g)^2 with every gradient taken as 1.
 
     The scores are those of `L2`; the reference keeps both names.
     """
@@ -50,9 +49,10 @@ class TaylorProxy:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class Random:
-    """Uniform in [0, 1), float32, independent for every leaf: the baseline every metric has to beat.
+    """Uniform in [0, 1), float32, independent for every leaf: the baseline to beat.
 
-    A leaf's scores depend on the key and on its path alone, so that leaves added elsewhere change nothing.
+    A leaf's scores depend on the key and on its path alone, so that leaves added elsewhere change
+    nothing.
 
     Attributes:
         key: A PRNG key: `jax.random.key(0)`, or the older `jax.random.PRNGKey(0)`.
@@ -71,8 +71,8 @@ class Random:
 class LCG:
     """The reference's random scores: its 64-bit linear congruential generator, bit for bit.
 
-    Every leaf reads the stream of `seed` from its start in row-major order, as the reference does for
-    every tensor. Values are float32 in [0, 1].
+    Every leaf reads the stream of `seed` from its start in row-major order, as the reference does
+    for every tensor. Values are float32 in [0, 1].
 
     Attributes:
         seed: A Python integer in [0, 2**64).
@@ -92,12 +92,12 @@ def importance(params: Any, metric: Metric) -> Any:
 
     Args:
         params: Any tree of arrays.
-        metric: `L1()`, `L2()`, `TaylorProxy()`, `Random(key)`, `LCG(seed)`, or a function that maps an
-            array of weights to an array of scores of the same shape.
+        metric: `L1()`, `L2()`, `TaylorProxy()`, `Random(key)`, `LCG(seed)`, or a function that maps
+            an array of weights to an array of scores of the same shape.
 
     Returns:
-        A tree like `params` that holds scores where it holds floats, and None where it holds anything else.
-        A leaf that stands in the tree twice is scored once.
+        A tree like `params` that holds scores where it holds floats, and None where it holds
+        anything else. A leaf that stands in the tree twice is scored once.
 
     Raises:
         NoMatch: `params` holds no floating leaf.
@@ -112,8 +112,9 @@ def importance(params: Any, metric: Metric) -> Any:
     floats = [leaf for leaf in found if is_prunable(leaf.value)]
     if not floats:
         raise NoMatch(
-            f"there is nothing to score: none of the tree's {len(found)} leaves is a floating array. "
-            "Pass parameters, for example `variables['params']` or `nnx.state(model, nnx.Param)`."
+            f"there is nothing to score: none of the tree's {len(found)} leaves is a floating "
+            "array. Pass parameters, for example `variables['params']` or `nnx.state(model, "
+            "nnx.Param)`."
         )
     unique = {id(leaf.value): leaf for leaf in reversed(floats)}
     ready = [Leaf(leaf.path, as_array(leaf.value)) for leaf in unique.values()]
@@ -128,7 +129,11 @@ def scores_of(metric: Any, weights: Sequence[Leaf]) -> list[jax.Array]:
     Register a class here to make it a metric.
     """
     if isinstance(metric, type) or not callable(metric):
-        hint = f"{metric.__name__} is a class: write {metric.__name__}()." if isinstance(metric, type) else ""
+        hint = (
+            f"{metric.__name__} is a class: write {metric.__name__}()."
+            if isinstance(metric, type)
+            else ""
+        )
         raise PruningError(
             f"expected a metric such as jp.L1(), or a function from weights to scores, got "
             f"{shown(metric)}. {hint}".rstrip()
@@ -137,8 +142,8 @@ def scores_of(metric: Any, weights: Sequence[Leaf]) -> list[jax.Array]:
     for leaf, score in zip(weights, scores, strict=True):
         if not is_prunable(score) or score.shape != leaf.value.shape:
             raise PruningError(
-                f"the metric {shown(metric)} must return floating scores of the shape of its weights: "
-                f"{leaf.name} has shape {leaf.value.shape}, and got {_what(score)}."
+                f"the metric {shown(metric)} must return floating scores of the shape of its "
+                f"weights: {leaf.name} has shape {leaf.value.shape}, and got {_what(score)}."
             )
     return scores
 
@@ -178,7 +183,8 @@ def _square(weights: jax.Array) -> jax.Array:
         return weights * weights
     single = weights.astype(jnp.float32)
     magnitude = lax.bitcast_convert_type(single, jnp.uint32) & 0x7FFFFFFF
-    # Below 2**-63 the square is subnormal, and backends differ in what they make of it: integers do not.
+    # Below 2**-63 the square is subnormal, and backends differ in what they make of it: integers do
+    # not.
     tiny = magnitude < int(np.float32(2.0**-63).view(np.uint32))
     exact = lax.bitcast_convert_type(_tiny_square(magnitude), jnp.float32)
     return jnp.where(tiny, exact, single * single)
@@ -188,8 +194,9 @@ def _tiny_square(magnitude: jax.Array) -> jax.Array:
     """The bits of the square of a float32 below 2**-63, rounded half to even."""
     exponent = magnitude >> 23
     mantissa = (magnitude & 0x7FFFFF) | 0x800000
-    # w = mantissa * 2**(exponent - 150), so w^2 holds mantissa^2 * 2**(2 * exponent - 151) of the smallest
-    # subnormals, 2**-149. The exponent is at most 63: at least 25 of the 48 bits of the square go.
+    # w = mantissa * 2**(exponent - 150), so w^2 holds mantissa^2 * 2**(2 * exponent - 151) of the
+    # smallest subnormals, 2**-149. The exponent is at most 63: at least 25 of the 48 bits of the
+    # square go.
     high, low = product(mantissa, mantissa)
     kept, sticky = (high << 8) | (low >> 24), (low & 0xFFFFFF) != 0
     shift = jnp.minimum(127 - 2 * exponent, 31).astype(jnp.uint32)
@@ -220,8 +227,8 @@ def _one_key(key: Any) -> jax.Array:
     if is_array(key) and key.dtype == jnp.uint32 and len(key.shape) == 1:  # as PRNGKey makes it
         return key
     raise PruningError(
-        f"Random needs one PRNG key, got {_what(key)}: write jp.Random(jax.random.key(0)); use vmap for "
-        "several keys."
+        f"Random needs one PRNG key, got {_what(key)}: write jp.Random(jax.random.key(0)); use "
+        "vmap for several keys."
     )
 
 

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 
 from jaxprune._select import nonzero
 
-_SIZES = (2, 4, 8, 16, 32)  # the m of N:M patterns, and the sides of square blocks, that are looked for
+_SIZES = (
+    2,
+    4,
+    8,
+    16,
+    32,
+)  # the m of N:M patterns, and the sides of square blocks, that are looked for
 _FULL = 0.9  # an N:M pattern explains the zeros if its groups hold so much of what they may
 
 
@@ -61,7 +67,8 @@ def _counts(weights: jax.Array) -> dict[str, Any]:
     ndim = alive.ndim
     if ndim > 1:
         slices = [
-            jnp.sum(~jnp.any(alive, [other for other in range(ndim) if other != axis])) for axis in range(ndim)
+            jnp.sum(~jnp.any(alive, [other for other in range(ndim) if other != axis]))
+            for axis in range(ndim)
         ]
     else:
         slices = []

@@ -13,10 +13,20 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxprune._errors import NoMatch, Problem, raise_problems, shown
-from jaxprune._specs import NM, Spec, as_spec, budget_of, check_sparsity, is_spec, misfit
+from jaxprune._specs import (
+    NM,
+    Budgeted,
+    Unstructured,
+    as_spec,
+    budget_of,
+    check_sparsity,
+    is_spec,
+    misfit,
+)
 from jaxprune._table import integer, table
 from jaxprune._tree import (
     Leaf,
+    Pattern,
     Where,
     covers,
     dense_reasons,
@@ -47,8 +57,8 @@ class PlanRow:
         total: The weights it holds.
         spec: The spec that prunes it; None if it is left dense.
         rule: The pattern or path at which that spec was written; "" for a lone spec.
-        prunes: How many weights go. None if that is not known leaf by leaf: under a global budget, or a
-            sparsity that is traced.
+        prunes: How many weights go. None if that is not known leaf by leaf: under a global budget,
+            or a sparsity that is traced.
         reason: Why it is left dense; "" if it is pruned.
     """
 
@@ -79,7 +89,9 @@ class Plan:
             via = f"  (rule {row.rule!r})" if row.rule else ""
             shape = "x".join(map(str, row.shape)) if row.shape is not None else "-"
             prunes = "shared" if row.prunes is None else integer(row.prunes)
-            cells.append([row.path or "(array)", shape, row.dtype, integer(row.total), prunes, does + via])
+            cells.append(
+                [row.path or "(array)", shape, row.dtype, integer(row.total), prunes, does + via]
+            )
         return table(["leaf", "shape", "dtype", "weights", "prunes", "how"], cells)
 
 
@@ -113,9 +125,9 @@ def decide(found: list[Leaf], spec: Any, where: Where) -> tuple[list[Rule], list
 
     Args:
         found: The leaves of a tree.
-        spec: A spec or a sparsity; a flat mapping from path patterns to specs, of which the first that
-            covers a leaf prunes it; or a tree of specs that is a prefix of the leaves' tree. None in place
-            of a spec leaves its leaves dense.
+        spec: A spec or a sparsity; a flat mapping from path patterns to specs, of which the first
+            that covers a leaf prunes it; or a tree of specs that is a prefix of the leaves' tree.
+            None in place of a spec leaves its leaves dense.
         where: Which leaves may be pruned at all.
 
     Returns:
@@ -158,16 +170,24 @@ _Written = tuple[str, Any, Callable[[str], bool]]
 def _written(spec: Any) -> list[_Written]:
     """The specs in `spec`, each with the text of where it stands and a test of what it covers."""
     if isinstance(spec, Mapping) and spec and all(map(_is_entry, spec, spec.values())):
-        entries = [(key, each, functools.partial(covers, key)) for key, each in spec.items()]
+        entries: list[tuple[Pattern, Any, Callable[[str], bool]]] = [
+            (key, each, functools.partial(covers, key)) for key, each in spec.items()
+        ]
     else:
         entries = [
             (leaf.path, leaf.value, functools.partial(_lies_in, leaf.path))
             for leaf in leaves(spec, is_leaf=is_spec)
         ]
     if not entries:
-        raise NoMatch(f"there is no spec in {shown(spec)}: write jp.Unstructured(0.5), for example.")
+        raise NoMatch(
+            f"there is no spec in {shown(spec)}: write jp.Unstructured(0.5), for example."
+        )
     return [
-        (getattr(at, "pattern", at), None if each is None else as_spec(each), matches)
+        (
+            at if isinstance(at, str) else at.pattern,
+            None if each is None else as_spec(each),
+            matches,
+        )
         for at, each, matches in entries
     ]
 
@@ -189,7 +209,9 @@ def _idle(rule: Rule, covers_some: bool, found: list[Leaf], reasons: list[str]) 
     if rule.written_at and not covers_some:
         return no_match(rule.written_at, [leaf.path for leaf in found])
     tally = Counter(reason or "taken by an earlier rule" for reason in reasons)
-    why = ", ".join(f"{reason} ({count})" for reason, count in tally.most_common(6)) or "it is empty"
+    why = (
+        ", ".join(f"{reason} ({count})" for reason, count in tally.most_common(6)) or "it is empty"
+    )
     what = f"the rule {rule.written_at!r}" if rule.written_at else "the spec"
     return Problem(
         NoMatch,
@@ -216,7 +238,9 @@ def _row(leaf: Leaf, rule: Rule | None, reason: str) -> PlanRow:
 def _prunes(spec: Any, shape: tuple[int, ...]) -> int | None:
     if isinstance(spec, NM):
         return math.prod(shape) // spec.m * (spec.m - spec.n)
-    if not isinstance(spec, Spec) or is_traced(spec.sparsity) or getattr(spec, "per", "") == "global":
+    if not isinstance(spec, Budgeted) or is_traced(spec.sparsity):
+        return None
+    if isinstance(spec, Unstructured) and spec.per == "global":
         return None
     budget = budget_of(spec, shape)
-    return budget.groups * budget.size * int(budget.count(spec.sparsity))
+    return budget.groups * budget.size * int(budget.lost(spec.sparsity))

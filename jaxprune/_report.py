@@ -1,8 +1,8 @@
-"""What came out: achieved, in integers, with both denominators. Typed rows first, rendering apart."""
+"""What came out: achieved, in integers, with both denominators. Typed rows, then rendering."""
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,8 +37,9 @@ class Count:
         total: How many weights there are.
         nonzero: How many are not zero; a NaN is not, nor is a subnormal number.
         bytes_dense: What they take as plain arrays.
-        bytes_packed: What they would take with the zeros left out: the other values, and one bit a weight
-            to tell where they stood; never more than dense. Leaves out of scope are counted dense.
+        bytes_packed: What they would take with the zeros left out: the other values, and one bit a
+            weight to tell where they stood; never more than dense. Leaves out of scope are counted
+            dense.
     """
 
     total: int
@@ -72,8 +73,8 @@ class LeafReport:
         dtype: Its dtype.
         count: Its weights; None if it holds no floats, or if it is an array counted before.
         pattern: The kind of pattern its zeros form: "dense", "rows", "columns", "rows and columns",
-            "channels of axis 2", "blocks of 16x16", "2:4 along axis -2", "all zero" or "unstructured".
-            It says what was found, not what was asked for.
+            "channels of axis 2", "blocks of 16x16", "2:4 along axis -2", "all zero" or
+            "unstructured". It says what was found, not what was asked for.
         in_scope: Whether it counts as a pruned leaf.
         reason: Why it was left dense; "" if it is in scope.
         stray: Weights that are not zero although the mask does not keep them; 0 without a mask.
@@ -93,8 +94,8 @@ class LeafReport:
         """The reference's line about one tensor."""
         count = self.count or Count(0, 0, 0, 0)
         return (
-            f"tensor={self.path!r} shape={list(self.shape)} total={count.total} nonzero={count.nonzero} "
-            f"sparsity={count.sparsity:.4f}"
+            f"tensor={self.path!r} shape={list(self.shape)} total={count.total} "
+            f"nonzero={count.nonzero} sparsity={count.sparsity:.4f}"
         )
 
 
@@ -105,7 +106,8 @@ class SparsityReport:
     Attributes:
         rows: One row an array, in the tree's order.
         pruned: The leaves in scope together.
-        all: All parameters together: every floating leaf, an array that stands in the tree twice once.
+        all: All parameters together: every floating leaf, an array that stands in the tree twice
+            once.
     """
 
     rows: tuple[LeafReport, ...]
@@ -136,8 +138,8 @@ class SparsityReport:
     def summary(self) -> str:
         """The model in one line, as the reference puts it."""
         return (
-            f"model tensors={sum(row.count is not None for row in self.rows)} total={self.all.total} "
-            f"nonzero={self.all.nonzero} sparsity={self.all.sparsity:.4f}"
+            f"model tensors={sum(row.count is not None for row in self.rows)} "
+            f"total={self.all.total} nonzero={self.all.nonzero} sparsity={self.all.sparsity:.4f}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,7 +152,12 @@ class SparsityReport:
             dataclasses.asdict(row) | {"shape": list(row.shape), "count": count(row.count)}
             for row in self.rows
         ]
-        return {"rows": rows, "pruned": count(self.pruned), "all": count(self.all), "stray": self.stray}
+        return {
+            "rows": rows,
+            "pruned": count(self.pruned),
+            "all": count(self.all),
+            "stray": self.stray,
+        }
 
     def __str__(self) -> str:
         return _rendered(self)
@@ -174,7 +181,8 @@ class ScoreStats(NamedTuple):
     std: jax.Array
 
 
-class TopScore(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TopScore:
     """One of the highest scores: the leaf's path, the index in the leaf, and the score."""
 
     path: str
@@ -185,13 +193,13 @@ class TopScore(NamedTuple):
 def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> SparsityReport:
     """Counts what is zero, leaf by leaf, and says what pattern the zeros form.
 
-    A mask by itself makes nothing smaller or faster; the report tells what a format that leaves zeros out
-    could save.
+    A mask by itself makes nothing smaller or faster; the report tells what a format that leaves
+    zeros out could save.
 
     Args:
         params: Any tree of arrays.
-        mask: The mask, if there is one: it decides which leaves are in scope, and the report tells how
-            many weights it does not keep are not zero.
+        mask: The mask, if there is one: it decides which leaves are in scope, and the report tells
+            how many weights it does not keep are not zero.
         where: Without a mask, which leaves are in scope.
 
     Returns:
@@ -212,13 +220,20 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
         -------------------------------------------------------------------------
         pruned leaves                 8        4    50.00%  32 bytes, packed 17
         all parameters               12        8    33.33%  48 bytes, packed 33
-        A mask by itself makes nothing smaller or faster: packed is what leaving zeros out would take.
+        A mask by itself makes nothing smaller or faster: packed is without the zeros.
     """
     found = concrete_leaves(params, "report")
-    kept = [None] * len(found) if mask is None else [value for _, value in aligned(params, mask, "mask")]
+    kept = (
+        [None] * len(found)
+        if mask is None
+        else [value for _, value in aligned(params, mask, "mask")]
+    )
     raise_problems(mask_problem(leaf, value) for leaf, value in zip(found, kept, strict=True))
     if not any(is_prunable(leaf.value) for leaf in found):
-        raise NoMatch(f"there is nothing to report: none of the tree's {len(found)} leaves is a floating array.")
+        raise NoMatch(
+            f"there is nothing to report: none of the tree's {len(found)} leaves is a floating "
+            "array."
+        )
     reasons = dense_reasons(found, where)
     if mask is not None:
         outside = [reason or "no mask" for reason in reasons]
@@ -231,9 +246,8 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
             continue
         shared_with = first.setdefault(id(leaf.value), leaf.path)
         rows.append(_row(leaf, value, reason, "" if shared_with == leaf.path else shared_with))
-    counted = [row for row in rows if row.count is not None]
-    pruned = _sum([row.count for row in counted if row.in_scope])
-    return SparsityReport(tuple(rows), pruned, _sum([row.count for row in counted]))
+    pruned = _sum(row.count for row in rows if row.in_scope)
+    return SparsityReport(tuple(rows), pruned, _sum(row.count for row in rows))
 
 
 def stats(scores: Any) -> ScoreStats:
@@ -298,23 +312,26 @@ def _scores(tree: Any, found: Sequence[Leaf]) -> list[jax.Array]:
 
 @jax.jit
 def _stats(scores: Sequence[jax.Array]) -> ScoreStats:
-    widest = functools.reduce(jnp.promote_types, [array.dtype for array in scores], jnp.dtype("float32"))
+    widest = functools.reduce(
+        jnp.promote_types, [array.dtype for array in scores], jnp.dtype("float32")
+    )
     wide = [array.astype(widest) for array in scores]
     total = sum(array.size for array in wide)
-    mean = sum(_sum_by_rows(array) for array in wide) / total
-    variance = sum(_sum_by_rows(jnp.square(array - mean)) for array in wide) / total
+
+    def mean_of(parts: Iterable[jax.Array]) -> jax.Array:
+        # Two short sums lose less to rounding than one long one.
+        sums = [jnp.sum(jnp.sum(part, -1)) if part.ndim else part for part in parts]
+        return sum(sums, jnp.zeros((), widest)) / total
+
+    mean = mean_of(wide)
+    variance = mean_of(jnp.square(array - mean) for array in wide)
 
     def nth(rank: int) -> jax.Array:
         return nth_lowest(wide, limbs(rank))
 
-    middle = (total + 1) // 2
-    median = nth(middle) if total % 2 else (nth(middle) + nth(middle + 1)) / 2
+    middle = nth((total + 1) // 2)
+    median = middle if total % 2 else (middle + nth(total // 2 + 1)) / 2
     return ScoreStats(nth(1), nth(total), mean, median, jnp.sqrt(variance))
-
-
-def _sum_by_rows(array: jax.Array) -> jax.Array:
-    # Two short sums lose less to rounding than one long one.
-    return jnp.sum(jnp.sum(array, -1)) if array.ndim else array
 
 
 def _row(leaf: Leaf, kept: Any, reason: str, shared_with: str) -> LeafReport:
@@ -332,8 +349,9 @@ def _row(leaf: Leaf, kept: Any, reason: str, shared_with: str) -> LeafReport:
     return LeafReport(leaf.path, shape, dtype, count, pattern, not reason, reason, stray)
 
 
-def _sum(counts: Sequence[Count]) -> Count:
-    return Count(*(sum(column) for column in zip(*map(dataclasses.astuple, counts), strict=True)))
+def _sum(counts: Iterable[Count | None]) -> Count:
+    parts = [dataclasses.astuple(count) for count in counts if count is not None]
+    return Count(*map(sum, zip(*parts, strict=True)))
 
 
 def _rendered(report: SparsityReport) -> str:
@@ -341,7 +359,9 @@ def _rendered(report: SparsityReport) -> str:
     for row in report.rows:
         numbers = _numbers(row.count) if row.count else ["-", "-", "-"]
         how = "; ".join(filter(None, [row.pattern, row.reason and f"left dense: {row.reason}"]))
-        cells.append([row.path or "(array)", "x".join(map(str, row.shape)) or "()", row.dtype, *numbers, how])
+        cells.append(
+            [row.path or "(array)", "x".join(map(str, row.shape)) or "()", row.dtype, *numbers, how]
+        )
     cells.append([])
     for name, count in (("pruned leaves", report.pruned), ("all parameters", report.all)):
         size = f"{integer(count.bytes_dense)} bytes, packed {integer(count.bytes_packed)}"
@@ -350,10 +370,12 @@ def _rendered(report: SparsityReport) -> str:
     lines = [table(header, cells)]
     if report.stray:
         lines.append(
-            f"{integer(report.stray)} weights that the mask does not keep are not zero: call apply_mask."
+            f"{integer(report.stray)} weights that the mask does not keep are not zero: call "
+            "apply_mask."
         )
     lines.append(
-        "A mask by itself makes nothing smaller or faster: packed is what leaving the zeros out would take."
+        "A mask by itself makes nothing smaller or faster: packed is what leaving the zeros out "
+        "would take."
     )
     return "\n".join(lines)
 

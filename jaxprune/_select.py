@@ -1,14 +1,16 @@
 """The kernel: exactly the k lowest, by counting.
 
-Nothing here sorts, gathers or flattens. A score becomes an integer key of the same order; the k-th lowest
-key is found by halving its range and counting, over the whole array, how many keys lie at or below the
-middle; what ties with it is told apart by position, again by counting. Each step reads the array once and
-reduces it to one number a group, so it costs a pass over memory, and on a sharded array one scalar
-all-reduce. Integers make the answer the same bits however the array is laid out.
+Nothing here sorts, gathers or flattens. A score becomes an integer key of the same order; the k-th
+lowest key is found by halving its range and counting, over the whole array, how many keys lie at or
+below the middle; what ties with it is told apart by position, again by counting. Each step reads
+the array once and reduces it to one number a group, so it costs a pass over memory, and on a
+sharded array one scalar all-reduce. Integers make the answer the same bits however the array is
+laid out.
 
-Two ideas keep the passes few and cheap. A strided sample of some 30,000 scores brackets the answer before
-the first pass, so about 16 passes do what 31 would. And a count is summed in int8 along short runs before
-it is widened, which keeps a CPU's whole pass in its vector registers: four times the speed of int32.
+Two ideas keep the passes few and cheap. A strided sample of some 30,000 scores brackets the answer
+before the first pass, so about 16 passes do what 31 would. And a count is summed in int8 along
+short runs before it is widened, which keeps a CPU's whole pass in its vector registers: four times
+the speed of int32.
 """
 
 import functools
@@ -22,7 +24,9 @@ import numpy as np
 from jax import lax
 
 Ties: TypeAlias = Literal["first", "last"]
-Limbs: TypeAlias = tuple[jax.Array, jax.Array]  # int32 high and low: high * 2**16 + low may exceed int32
+Limbs: TypeAlias = tuple[
+    jax.Array, jax.Array
+]  # int32 high and low: high * 2**16 + low may exceed int32
 
 LARGEST = 2**31 - 1  # scores that one array may hold: its counts are int32
 
@@ -47,7 +51,8 @@ def survivors(
 
     Args:
         scores: Floats of any shape, at most `LARGEST` of them.
-        count: int32, a scalar or one number a group (shaped as `scores`, with length 1 along `axes`).
+        count: int32, a scalar or one number a group (shaped as `scores`, with length 1 along
+            `axes`).
         axes: The axes that a group spans; each index along the others is a group. None: one group.
         ties: Which of equal scores go, the `first` or the `last` in row-major order.
         near: Where `shares` saw the cut, if it did: saves the search, and changes nothing else.
@@ -56,18 +61,17 @@ def survivors(
         bool, shaped and sharded as `scores`: False for the `count` lowest.
     """
     grid = _grid(scores, axes)
-    none = grid.tally(grid.keys != grid.keys) * 0  # zeros, spread over the devices as the counts will be
+    none = (
+        grid.tally(grid.keys != grid.keys) * 0
+    )  # zeros, spread over the devices as the counts will be
     rank = none + count
     start = none.astype(grid.counter)
-    if near is None:
-        guesses = _bracket([grid], rank)
-    else:
-        guesses = (start + near, start + near - 1)
+    guesses = _bracket([grid], rank) if near is None else (start + near, start + near - 1)
 
     def excess(at: jax.Array) -> jax.Array:
         return grid.tally(grid.keys <= grid.key(at)) - rank
 
-    at, need = _bisect(excess, start, start + grid.top, -rank, guesses)
+    at, need = _bisect(excess, start + grid.top, -rank, guesses)
     threshold = grid.key(at)
     kept = lax.cond(
         jnp.any(need > 0),
@@ -83,8 +87,8 @@ def shares(
 ) -> tuple[list[jax.Array], jax.Array]:
     """Splits one budget over arrays: how many of the `count` lowest of all of them lie in each.
 
-    Among equals the earlier array gives first. An array never gives more than its `most`; what it holds
-    back, the others give.
+    Among equals the earlier array gives first. An array never gives more than its `most`; what it
+    holds back, the others give.
 
     Args:
         scores: Arrays of floats of one dtype.
@@ -121,7 +125,7 @@ def nth_lowest(scores: Sequence[jax.Array], rank: Limbs) -> jax.Array:
 
 
 def limbs(count: int | jax.Array, most: int | None = None) -> Limbs:
-    """A whole number that is not negative, an integer or float32 data, in limbs and at most `most`."""
+    """A whole number of 0 or more, an integer or float32 data, in limbs and at most `most`."""
     if isinstance(count, int):
         return jnp.int32(count >> 16), jnp.int32(count & 0xFFFF)
     upper = jnp.floor(count / 2.0**16)
@@ -134,8 +138,8 @@ def limbs(count: int | jax.Array, most: int | None = None) -> Limbs:
 
 
 def nonzero(weights: jax.Array) -> jax.Array:
-    """Where floats are neither 0.0 nor -0.0: a subnormal number is not, whatever the backend flushes."""
-    bits = lax.bitcast_convert_type(weights, jnp.dtype(f"uint{jnp.finfo(weights.dtype).bits}"))
+    """Where floats are neither 0.0 nor -0.0, whatever of them the backend flushes to zero."""
+    bits = lax.bitcast_convert_type(weights, jnp.dtype(f"uint{8 * weights.dtype.itemsize}"))
     return bits << 1 != 0
 
 
@@ -149,21 +153,22 @@ def count_nonzero(weights: jax.Array) -> jax.Array:
 def keys(scores: jax.Array) -> jax.Array:
     """Signed integers of the scores' width that order as the scores do.
 
-    -0.0 and 0.0 share a key, subnormals keep theirs whatever the backend flushes to zero, and every NaN
-    gets the one highest key.
+    -0.0 and 0.0 share a key, subnormals keep theirs whatever the backend flushes to zero, and every
+    NaN gets the one highest key.
     """
     low, infinity = _limits(scores.dtype)
-    kind = jnp.dtype(f"int{jnp.finfo(scores.dtype).bits}").type
+    kind = jnp.dtype(f"int{8 * scores.dtype.itemsize}").type
     bits = lax.bitcast_convert_type(scores, kind)
-    # Zero is shifted so that -inf is the lowest integer: a negative float is as far below zero as its
-    # magnitude says, and a negative NaN, further still, wraps around to the positive ones at the top.
+    # Zero is shifted so that -inf is the lowest integer: a negative float is as far below zero as
+    # its magnitude says, and a negative NaN, further still, wraps around to the positive ones at
+    # the top.
     zero = low + infinity
     order = jnp.where(bits < 0, kind(infinity) - bits, bits + kind(zero))
     return jnp.minimum(order, kind(infinity + 1 + zero))
 
 
 class _Grid(NamedTuple):
-    """An array's keys, folded so that they count fast, and the axes of the fold that a group spans."""
+    """An array's keys, folded so that they count fast, and the axes that a group spans."""
 
     keys: jax.Array
     axes: tuple[int, ...]
@@ -186,25 +191,27 @@ class _Grid(NamedTuple):
 
     def key(self, at: jax.Array) -> jax.Array:
         """The key that is `at` places above the lowest."""
-        low = jnp.iinfo(self.keys.dtype).min
-        signed = lax.bitcast_convert_type(at, jnp.int64 if self.counter is jnp.uint64 else jnp.int32)
+        low = np.iinfo(self.keys.dtype).min
+        signed = lax.bitcast_convert_type(
+            at, jnp.int64 if self.counter is jnp.uint64 else jnp.int32
+        )
         return (signed + signed.dtype.type(low)).astype(self.keys.dtype)
 
     def tally(self, hits: jax.Array, axes: Sequence[int] | None = None) -> jax.Array:
-        """How many of `hits` are true along `axes`, as int32, the axes kept with length 1."""
-        axes = self.axes if axes is None else axes
-        if self.runs in axes and hits.shape[self.runs] > 1:
-            short = self.runs
-            partial = lax.reduce(hits.astype(jnp.int8), np.int8(0), lax.add, (short,))
-        else:
-            # Whole axes are longer than int8 can count, and most of them fit int16: twice int32's speed.
-            fits = [axis for axis in axes if 1 < hits.shape[axis] < 2**15]
-            if not fits:
-                return jnp.sum(hits, axes, keepdims=True, dtype=jnp.int32)
-            short = fits[0]
-            partial = lax.reduce(hits.astype(jnp.int16), np.int16(0), lax.add, (short,))
-        wide = jnp.expand_dims(partial, short).astype(jnp.int32)
-        return jnp.sum(wide, axes, keepdims=True, dtype=jnp.int32)
+        """How many of `hits`, shaped as the keys, are true along `axes` of the group, or all."""
+        return _tally(hits, self.axes if axes is None else axes, self.runs)
+
+
+def _tally(hits: jax.Array, axes: Sequence[int], runs: int | None) -> jax.Array:
+    """How many of `hits` are true along `axes`, as int32, the axes kept with length 1."""
+    narrow: type[np.signedinteger[Any]] = np.int8
+    if runs is None or runs not in axes or hits.shape[runs] == 1:
+        # Whole axes are longer than int8 can count, but most fit int16: twice int32's speed.
+        narrow, runs = np.int16, next((axis for axis in axes if 1 < hits.shape[axis] < 2**15), None)
+    if runs is None:
+        return jnp.sum(hits, axes, keepdims=True, dtype=jnp.int32)
+    partial = lax.reduce(hits.astype(narrow), narrow(0), lax.add, (runs,))
+    return jnp.sum(jnp.expand_dims(partial, runs), axes, keepdims=True, dtype=jnp.int32)
 
 
 def _grid(scores: jax.Array, axes: tuple[int, ...] | None) -> _Grid:
@@ -219,7 +226,9 @@ def _grid(scores: jax.Array, axes: tuple[int, ...] | None) -> _Grid:
             outer = shape[axis] // math.prod(block)
             folded = order.reshape(*shape[:axis], outer, *block, *shape[axis + 1 :])
             kept = [a if a <= axis else a + len(block) for a in axes]
-            return _Grid(folded, tuple(sorted([*kept, *range(axis + 1, axis + 1 + len(block))])), axis + 1)
+            return _Grid(
+                folded, tuple(sorted([*kept, *range(axis + 1, axis + 1 + len(block))])), axis + 1
+            )
     return _Grid(order, axes, None)
 
 
@@ -231,14 +240,16 @@ def _divides(array: jax.Array, axis: int, block: int) -> bool:
 def _devices_along(array: jax.Array, axis: int) -> int:
     """Among how many devices an axis may be spread.
 
-    Under an Explicit mesh the type says it. Otherwise only the compiler will know, and blocks that all
-    the devices there are would divide are safe.
+    Under an Explicit mesh the type says it. Otherwise only the compiler will know, and blocks that
+    all the devices there are would divide are safe.
     """
     sharding = jax.typeof(array).sharding
     if sharding.mesh.empty or not sharding.mesh.are_all_axes_explicit:
         return jax.device_count()
     names = sharding.spec[axis] or ()
-    return math.prod(sharding.mesh.shape[n] for n in (names if isinstance(names, tuple) else [names]))
+    return math.prod(
+        sharding.mesh.shape[n] for n in (names if isinstance(names, tuple) else [names])
+    )
 
 
 def _counts(grids: Sequence[_Grid], at: jax.Array) -> list[jax.Array]:
@@ -253,12 +264,10 @@ def _common_cut(
     slack: float = 0,
 ) -> jax.Array:
     """The place below which all, and on which some, of the keys of several grids make up `rank`."""
-    start = jnp.zeros((), grids[0].counter)
     near = _bracket(grids, rank[0].astype(jnp.float32) * 2.0**16 + rank[1].astype(jnp.float32))
     at, _ = _bisect(
         lambda at: _surplus(counts(at), rank),
-        start,
-        start + grids[0].top,
+        jnp.full((), grids[0].top),
         _surplus([], rank),
         near,
         slack,
@@ -268,7 +277,6 @@ def _common_cut(
 
 def _bisect(
     excess: Callable[[jax.Array], jax.Array],
-    low: jax.Array,
     high: jax.Array,
     start: jax.Array,
     guesses: Sequence[jax.Array] = (),
@@ -278,23 +286,23 @@ def _bisect(
 
     Args:
         excess: How far the count at a place lies above the wanted one.
-        low: The first place that can be the cut.
-        high: The last one; there the excess is not negative.
-        start: The excess just below `low`, not positive.
+        high: The last place that can be the cut; there the excess is not negative.
+        start: The excess before place 0, not positive.
         guesses: Places to try before halving: good ones save passes, bad ones cost one each.
-        slack: An excess of this size or smaller ends the search. With -1 nothing does before the place of
-            the wanted rank itself is found.
+        slack: An excess of this size or smaller ends the search. With -1 nothing does before the
+            place of the wanted rank itself is found.
 
     Returns:
-        The first place below which all is to be taken, and how much of what lies on it, so that together
-        they meet the wanted count: 0 wherever a place splits the count exactly.
+        The first place below which all is to be taken, and how much of what lies on it, so that
+        together they meet the wanted count: 0 wherever a place splits the count exactly.
     """
-    one = low.dtype.type(1)
+    one = high.dtype.type(1)
+    State: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # low, high, below, turn
 
-    def unsettled(state: tuple[jax.Array, ...]) -> jax.Array:
+    def unsettled(state: State) -> jax.Array:
         return jnp.any(state[0] < state[1])
 
-    def step(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def step(state: State) -> State:
         low, high, below, turn = state
         open_ = low < high
         at = low + (high - low) // 2
@@ -308,7 +316,9 @@ def _bisect(
         high = jnp.where(exact, at + one, jnp.where(open_ & ~short, at, high))
         return low, high, below, turn + 1
 
-    low, _, below, _ = lax.while_loop(unsettled, step, (low, high, start, jnp.int32(0)))
+    low, _, below, _ = lax.while_loop(
+        unsettled, step, (jnp.zeros_like(high), high, start, jnp.int32(0))
+    )
     return low, -below
 
 
@@ -330,12 +340,12 @@ def _bracket(grids: Sequence[_Grid], rank: jax.Array) -> tuple[jax.Array, ...]:
         for sample, weight in zip(samples, weights, strict=True):
             places = at.reshape(2, *(1,) * sample.keys.ndim) if rank.ndim == 0 else at
             hits = sample.keys[None] <= sample.key(places)
-            tally = _Grid(hits, tuple(axis + 1 for axis in sample.axes), None).tally(hits)
+            tally = _tally(hits, [axis + 1 for axis in sample.axes], None)
             counts += (tally.astype(jnp.float32) * weight).reshape(at.shape)
         return counts - ends
 
-    start = jnp.zeros_like(ends, samples[0].counter)
-    places, _ = _bisect(excess, start, start + samples[0].top, -ends, slack=group / size / 4)
+    high = jnp.full_like(ends, samples[0].top, samples[0].counter)
+    places, _ = _bisect(excess, high, -ends, slack=group / size / 4)
     return places[0] - (places[0] > 0), places[1]
 
 
@@ -355,39 +365,45 @@ def _thinned(grid: _Grid, stride: int) -> _Grid:
 def _tied(grid: _Grid, tied: jax.Array, need: jax.Array, ties: Ties) -> jax.Array:
     """Marks the first (or last) `need` of the `tied` of every group.
 
-    It walks down the axes: on each it finds the index at which the count of the indices before it falls
-    short for the last time, takes all before, and goes on inside.
+    It walks down the axes: on each it finds the index at which the count of the indices before it
+    falls short for the last time, takes all before, and goes on inside.
     """
     taken = jnp.zeros_like(tied)
     for axis in grid.axes:
         length = tied.shape[axis]
-        place = lax.broadcasted_iota(jnp.int32, [length if a == axis else 1 for a in range(tied.ndim)], axis)
+        line = [length if other == axis else 1 for other in range(tied.ndim)]
+        place = lax.broadcasted_iota(jnp.int32, line, axis)
         if ties == "last":
             place = length - 1 - place
-        rest = [other for other in grid.axes if other != axis]
-        each = grid.tally(tied, rest)
+        each = grid.tally(tied, [other for other in grid.axes if other != axis])
 
-        def excess(at: jax.Array, each: jax.Array = each, place: jax.Array = place, need=need, axis=axis):
-            return jnp.sum(jnp.where(place <= at, each, 0), axis, keepdims=True, dtype=jnp.int32) - need
-
-        start = jnp.zeros_like(need)
-        at, need = _bisect(excess, start, start + length, -need)
+        short = functools.partial(_excess_upto, each, place, axis, need)
+        at, need = _bisect(short, jnp.full_like(need, length), -need)
         taken |= tied & (place < at)
         tied &= place == at
     return taken | (tied & (need > 0))
 
 
+def _excess_upto(
+    each: jax.Array, place: jax.Array, axis: int, need: jax.Array, at: jax.Array
+) -> jax.Array:
+    """How far the sum of `each` over the places up to `at` lies above `need`."""
+    return jnp.sum(jnp.where(place <= at, each, 0), axis, keepdims=True, dtype=jnp.int32) - need
+
+
 def _surplus(counts: Sequence[jax.Array], count: Limbs) -> jax.Array:
-    """The sum of int32 `counts` less a count in limbs, exact within int32 and saturated beyond it."""
+    """The sum of int32 `counts` less `count`: exact within int32, saturated beyond it."""
     high = sum((c >> 16 for c in counts), jnp.int32(0)) - count[0]
     low = sum((c & 0xFFFF for c in counts), jnp.int32(0)) - count[1]
     high, low = high + (low >> 16), low & 0xFFFF
     whole = jnp.clip(high, -(2**15), 2**15 - 1) * 2**16 + low
-    return jnp.where(high < -(2**15), jnp.int32(-(2**31)), jnp.where(high >= 2**15, jnp.int32(LARGEST), whole))
+    return jnp.where(
+        high < -(2**15), jnp.int32(-(2**31)), jnp.where(high >= 2**15, jnp.int32(LARGEST), whole)
+    )
 
 
 def _limits(dtype: Any) -> tuple[int, int]:
     """The lowest integer of a float type's width, and the bits of its infinity."""
-    width = jnp.finfo(dtype).bits
-    infinity = np.asarray(np.inf, dtype).view(f"int{width}")
-    return -(2 ** (width - 1)), int(infinity)
+    width = 8 * np.dtype(dtype).itemsize
+    infinity = int(np.asarray(np.inf, dtype).view(f"int{width}"))
+    return -1 << (width - 1), infinity

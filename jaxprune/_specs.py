@@ -1,11 +1,12 @@
 """What shape sparsity takes, and how much of it.
 
 A spec is a frozen dataclass and a pytree: its `sparsity` is data, so a hundred sparsities share one
-compilation and a schedule may feed it a tracer; the rest is static. Whether a leaf can hold a spec is
-answered here by `misfit`, and what the spec does to it in `_masks.py` by `masks_of`. Both dispatch on the
-type of the spec: registering a class with the two is all it takes to add one.
+compilation and a schedule may feed it a tracer; the rest is static. Whether a leaf can hold a spec
+is answered here by `misfit`, and what the spec does to it in `_masks.py` by `masks_of`. Both
+dispatch on the type of the spec: registering a class with the two is all it takes to add one.
 """
 
+import dataclasses
 import functools
 import math
 import numbers
@@ -31,6 +32,7 @@ from jaxprune._select import LARGEST
 from jaxprune._tree import Leaf, is_array, is_traced
 
 Axis: TypeAlias = int | Literal["input", "output"]
+Scope: TypeAlias = Literal["leaf", "global"] | Axis
 Reduce: TypeAlias = Literal["sum", "mean", "l2", "max"]
 Scalar: TypeAlias = float | jax.Array | np.ndarray[Any, Any]
 
@@ -42,7 +44,7 @@ def _with_data(*data: str) -> Callable[[_Class], _Class]:
     """Registers a dataclass as a pytree whose fields are static but for `data`."""
 
     def register(cls: _Class) -> _Class:
-        static = [name for name in cls.__dataclass_fields__ if name not in data]
+        static = [field.name for field in dataclasses.fields(cls) if field.name not in data]
         return jax.tree_util.register_dataclass(cls, list(data), static)
 
     return register
@@ -53,16 +55,16 @@ def _with_data(*data: str) -> Callable[[_Class], _Class]:
 class Unstructured:
     """Prunes the lowest scores wherever they stand.
 
-    A group of n weights loses exactly `floor(float32(sparsity) * float32(n))`, less what `min_nonzero`
-    holds back; among equal scores the lower row-major index goes first.
+    A group of n weights loses exactly `floor(float32(sparsity) * float32(n))`, less what
+    `min_nonzero` holds back; among equal scores the lower row-major index goes first.
 
     Attributes:
         sparsity: The fraction removed, in [0, 1).
-        per: What shares a budget. "leaf": each leaf its own. "global": all leaves of the rule together.
-            An axis (an integer, "input" or "output"): every index along it, so `per="output"` gives each
-            output unit the same number of inputs.
-        min_nonzero: Weights that each leaf (with an axis, each group) keeps at the least. Under a global
-            budget the other leaves give what a leaf at its floor cannot.
+        per: What shares a budget. "leaf": each leaf its own. "global": all leaves of the rule
+            together. An axis (an integer, "input" or "output"): every index along it, so
+            `per="output"` gives each output unit the same number of inputs.
+        min_nonzero: Weights that each leaf (with an axis, each group) keeps at the least. Under a
+            global budget the other leaves give what a leaf at its floor cannot.
 
     Example:
         >>> import jax.numpy as jnp, jaxprune as jp
@@ -71,14 +73,19 @@ class Unstructured:
     """
 
     sparsity: Scalar
-    per: Literal["leaf", "global"] | Axis = "leaf"
+    per: Scope = "leaf"
     min_nonzero: int = 1
 
     def __post_init__(self) -> None:
         _check_sparsity(self.sparsity)
         _check_count("min_nonzero", self.min_nonzero)
-        if self.per not in ("leaf", "global"):
-            _check_axis("per", self.per, 'or "leaf" or "global"')
+        if self.axis is not None:
+            _check_axis("per", self.axis, 'or "leaf" or "global"')
+
+    @property
+    def axis(self) -> Axis | None:
+        """The axis whose indices have budgets of their own; None if the spec has wider budgets."""
+        return None if self.per == "leaf" or self.per == "global" else self.per  # noqa: PLR1714  # narrows
 
 
 @_with_data("sparsity")
@@ -88,8 +95,8 @@ class Rows:
 
     Attributes:
         sparsity: The fraction of the rows removed, in [0, 1).
-        reduce: How the scores of a row become one: "sum", "mean", "l2" (the root of the sum of squares)
-            or "max".
+        reduce: How the scores of a row become one: "sum", "mean", "l2" (the root of the sum of
+            squares) or "max".
         min_nonzero: Weights (not rows) that a leaf keeps at the least.
 
     Example:
@@ -160,8 +167,8 @@ class NM:
     Attributes:
         n: Weights kept in each group.
         m: The size of a group.
-        axis: The axis along which groups lie: an integer, "input", "output", or None for the row-major
-            order of the whole leaf.
+        axis: The axis along which groups lie: an integer, "input", "output", or None for the
+            row-major order of the whole leaf.
 
     Example:
         >>> import jax.numpy as jnp, jaxprune as jp
@@ -212,19 +219,24 @@ class Block:
             )
 
 
-Spec: TypeAlias = Unstructured | Rows | Columns | Channels | NM | Block
+Budgeted: TypeAlias = Unstructured | Rows | Columns | Channels | Block
 
 
 def as_spec(value: Any) -> Any:
-    """`value` itself if it is a spec, `Unstructured(value)` if it is a sparsity; anything else is refused."""
+    """A spec as it is, a sparsity as `Unstructured`; anything else is refused."""
     if is_spec(value):
         return value
     if isinstance(value, numbers.Real) or (is_array(value) and not value.shape):
-        return Unstructured(value)  # type: ignore[arg-type]  # Real is what users pass as a float
-    hint = f"{value.__name__} is a class: write {value.__name__}(...)" if isinstance(value, type) else ""
+        return Unstructured(value)
+    hint = (
+        f"{value.__name__} is a class: write {value.__name__}(...)"
+        if isinstance(value, type)
+        else ""
+    )
     kind = InvalidSparsity if isinstance(value, str) else PruningError
     raise kind(
-        f"expected a spec such as jp.Unstructured(0.5) or jp.NM(2, 4), or a mapping or tree of specs, "
+        "expected a spec such as jp.Unstructured(0.5) or jp.NM(2, 4), or a mapping or tree of "
+        "specs, "
         f"got {shown(value)}. {hint}".rstrip()
     )
 
@@ -236,19 +248,15 @@ def is_spec(value: Any) -> bool:
 
 @functools.singledispatch
 def misfit(spec: Any, leaf: Leaf) -> Problem | None:
-    """What is wrong with applying `spec` to `leaf`, by what is known without the values; None if nothing."""
+    """What is wrong with applying `spec` to `leaf`, its values unseen; None if nothing is."""
     raise TypeError(f"{spec!r} is no spec, and {leaf.name} was to be pruned by it")
 
 
 @misfit.register
 def _(spec: Unstructured, leaf: Leaf) -> Problem | None:
-    if isinstance(spec.per, str) and spec.per in ("leaf", "global"):
-        return _wrong_size(leaf) or _wrong_floor(spec, leaf, leaf.value.size)
-    problem = _wrong_size(leaf) or _absent(leaf, spec.per)
-    if problem:
-        return problem
-    group = leaf.value.size // leaf.value.shape[axis_of(spec.per, leaf.value.ndim)]
-    return _wrong_floor(spec, leaf, group)
+    shape = leaf.value.shape
+    problem = _wrong_size(leaf) or (None if spec.axis is None else _absent(leaf, spec.axis))
+    return problem or _wrong_floor(spec, leaf, budget_of(spec, shape).units)
 
 
 @misfit.register(Rows)
@@ -258,15 +266,17 @@ def _(spec: Rows | Columns, leaf: Leaf) -> Problem | None:
         axis = 0 if isinstance(spec, Rows) else 1
         return Problem(
             NotTwoDimensional,
-            f"{leaf.name} has shape {leaf.value.shape}, and {type(spec).__name__} needs 2 dimensions: "
-            f"use Channels(..., axis={axis}), or leave it out with where=.",
+            f"{leaf.name} has shape {leaf.value.shape}, and {type(spec).__name__} needs 2 "
+            f"dimensions: use Channels(..., axis={axis}), or leave it out with where=.",
         )
     return _wrong_size(leaf) or _wrong_floor(spec, leaf, leaf.value.size)
 
 
 @misfit.register
 def _(spec: Channels, leaf: Leaf) -> Problem | None:
-    return _wrong_size(leaf) or _absent(leaf, spec.axis) or _wrong_floor(spec, leaf, leaf.value.size)
+    return (
+        _wrong_size(leaf) or _absent(leaf, spec.axis) or _wrong_floor(spec, leaf, leaf.value.size)
+    )
 
 
 @misfit.register
@@ -282,8 +292,8 @@ def _(spec: NM, leaf: Leaf) -> Problem | None:
     if leaf.value.size and length % spec.m:
         return Problem(
             InvalidPattern,
-            f"{leaf.name} has {length} entries {along}, not divisible by m={spec.m}: leave it out with "
-            "where=, or choose another axis.",
+            f"{leaf.name} has {length} entries {along}, not divisible by m={spec.m}: leave it out "
+            "with where=, or choose another axis.",
         )
     return _wrong_size(leaf)
 
@@ -294,13 +304,15 @@ def _(spec: Block, leaf: Leaf) -> Problem | None:
     if len(shape) < 2:
         return Problem(
             InvalidPattern,
-            f"{leaf.name} has shape {shape}, and Block needs 2 dimensions or more: leave it out with where=.",
+            f"{leaf.name} has shape {shape}, and Block needs 2 dimensions or more: leave it out "
+            "with where=.",
         )
     if any(side % block for side, block in zip(shape[-2:], spec.shape, strict=True)):
         return Problem(
             InvalidPattern,
-            f"{leaf.name} has {shape[-2]}x{shape[-1]} entries in its last two axes, not divisible into "
-            f"blocks of {spec.shape[0]}x{spec.shape[1]}: leave it out with where=, or choose another shape.",
+            f"{leaf.name} has {shape[-2]}x{shape[-1]} entries in its last two axes, not divisible "
+            f"into blocks of {spec.shape[0]}x{spec.shape[1]}: leave it out with where=, or choose "
+            "another shape.",
         )
     return _wrong_size(leaf) or _wrong_floor(spec, leaf, leaf.value.size)
 
@@ -316,7 +328,7 @@ class Budget(NamedTuple):
     size: int
     held: int
 
-    def count(self, sparsity: Scalar) -> jax.Array:
+    def lost(self, sparsity: Scalar) -> jax.Array:
         """How many units each group loses: int32, data if `sparsity` is."""
         return pruned_count(sparsity, self.units).clip(0, self.units - self.held).astype(jnp.int32)
 
@@ -326,11 +338,11 @@ def pruned_count(sparsity: Scalar, size: int) -> jax.Array:
     return jnp.floor(jnp.asarray(sparsity, jnp.float32) * np.float32(size))
 
 
-def budget_of(spec: Any, shape: tuple[int, ...]) -> Budget:
+def budget_of(spec: Budgeted, shape: tuple[int, ...]) -> Budget:
     """The budget of one leaf under a spec that has a sparsity and no global scope."""
     size = math.prod(shape)
     if isinstance(spec, Unstructured):
-        groups = 1 if spec.per == "leaf" else shape[axis_of(spec.per, len(shape))]
+        groups = 1 if spec.axis is None else shape[axis_of(spec.axis, len(shape))]
         return Budget(groups, size // groups, 1, spec.min_nonzero)
     view, axes = unit_view(spec, shape)
     unit = math.prod(view[axis] for axis in axes)
@@ -365,8 +377,8 @@ def _absent(leaf: Leaf, axis: Axis) -> Problem | None:
         return None
     return Problem(
         InvalidPattern,
-        f"{leaf.name} has shape {leaf.value.shape} and no axis {shown(axis)}: leave it out with where=, "
-        "or choose another axis.",
+        f"{leaf.name} has shape {leaf.value.shape} and no axis {shown(axis)}: leave it out with "
+        "where=, or choose another axis.",
     )
 
 
@@ -375,12 +387,14 @@ def _wrong_size(leaf: Leaf) -> Problem | None:
     if not size:
         return Problem(
             EmptyTensor,
-            f"{leaf.name} has shape {leaf.value.shape} and holds no weights: leave it out with where=.",
+            f"{leaf.name} has shape {leaf.value.shape} and holds no weights: leave it out with "
+            "where=.",
         )
     if size > LARGEST:
         return Problem(
             InvalidPattern,
-            f"{leaf.name} holds {size} weights, more than the {LARGEST} that one leaf may: split it.",
+            f"{leaf.name} holds {size} weights, more than the {LARGEST} that one leaf may: split "
+            "it.",
         )
     return None
 
@@ -390,8 +404,8 @@ def _wrong_floor(spec: Any, leaf: Leaf, size: int) -> Problem | None:
         return None
     return Problem(
         BelowMinNonzero,
-        f"{leaf.name} should keep min_nonzero={spec.min_nonzero} weights of only {size}: lower it, or "
-        "leave the leaf out with where=.",
+        f"{leaf.name} should keep min_nonzero={spec.min_nonzero} weights of only {size}: lower "
+        "it, or leave the leaf out with where=.",
     )
 
 
@@ -412,14 +426,15 @@ def check_sparsity(value: Any) -> None:
         known = math.nan
     if not 0 <= known < 1:
         raise InvalidSparsity(
-            f"sparsity is the fraction removed, one number in [0, 1) as float32, got {shown(value)}: write "
-            "0.9 to remove nine weights of ten; use vmap for several sparsities."
+            "sparsity is the fraction removed, one number in [0, 1) as float32, got "
+            f"{shown(value)}: write 0.9 to remove nine weights of ten; use vmap for several "
+            "sparsities."
         )
 
 
 def _check_sparsity(value: Any) -> None:
-    # JAX rebuilds a spec with whatever stands for its data (tracers, axes, placeholders): at this point
-    # only what a user can have typed is judged, and `make_mask` judges the rest.
+    # JAX rebuilds a spec with whatever stands for its data (tracers, axes, placeholders): at this
+    # point only what a user can have typed is judged, and `make_mask` judges the rest.
     if isinstance(value, numbers.Real | str):
         check_sparsity(value)
 
@@ -439,7 +454,8 @@ _REDUCES = ("sum", "mean", "l2", "max")
 def _check_count(name: str, value: Any, kind: type[PruningError] = BelowMinNonzero) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise kind(
-            f"{name} is a Python integer of 0 or more, known when the spec is written, got {shown(value)}."
+            f"{name} is a Python integer of 0 or more, known when the spec is written, got "
+            f"{shown(value)}."
         )
 
 

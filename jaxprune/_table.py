@@ -9,7 +9,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
     Args:
         header: One name a column.
         rows: The cells; a row of no cells is a rule across the table.
-        left: How many columns, from the first on, are set flush left; the last is too, numbers go right.
+        left: How many columns, from the first on, are set flush left; the last is too, numbers go
+            right.
 
     Returns:
         The lines, without trailing spaces.
@@ -33,4 +34,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
 def integer(value: int) -> str:
     """`value` with its thousands set apart."""
     return f"{value:,}"
-

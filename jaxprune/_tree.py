@@ -2,8 +2,8 @@
 
 A tree is read as a flat list of `Leaf(path, value)`. Three things make that list the same for every
 framework: a `None` is a leaf (a hole, where a mask leaves a weight dense), a box (`nn.Partitioned`,
-`nnx.Param`, ...) lends its own path to the array inside it, and two trees correspond when their paths do,
-so a mask made of a `FrozenDict` fits the plain dict restored from a checkpoint.
+`nnx.Param`, ...) lends its own path to the array inside it, and two trees correspond when their
+paths do, so a mask made of a `FrozenDict` fits the plain dict restored from a checkpoint.
 """
 
 import difflib
@@ -15,7 +15,14 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jaxprune._errors import NoMatch, Problem, PruningError, StructureMismatch, raise_problems, shown
+from jaxprune._errors import (
+    NoMatch,
+    Problem,
+    PruningError,
+    StructureMismatch,
+    raise_problems,
+    shown,
+)
 
 Pattern: TypeAlias = str | re.Pattern[str]
 Where: TypeAlias = Callable[[str, Any], bool] | Pattern | Sequence[Pattern]
@@ -60,7 +67,7 @@ def leaves(tree: Any, is_leaf: Callable[[Any], bool] = lambda node: False) -> li
 
 def rebuild(tree: Any, values: Iterable[Any]) -> Any:
     """A tree like `tree` that holds `values`, in the order in which `leaves` gave them."""
-    return jax.tree.structure(tree, is_leaf=lambda node: node is None).unflatten(values)
+    return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=lambda node: node is None), values)
 
 
 def aligned(tree: Any, other: Any, what: str) -> Iterator[tuple[Leaf, Any]]:
@@ -102,7 +109,7 @@ def is_traced(value: Any) -> bool:
 
 
 def concrete_leaves(tree: Any, function: str) -> list[Leaf]:
-    """The leaves of `tree`, for a `function` that reads their values and so cannot run under jit."""
+    """The leaves of `tree`, for a `function` that reads values and so cannot run under jit."""
     found = leaves(tree)
     raise_problems(
         Problem(
@@ -136,9 +143,9 @@ def any_leaf(path: str, leaf: Any) -> bool:
 def is_weight(path: str, leaf: Any) -> bool:
     """The default `where`: the matrices and kernels that pruning is about.
 
-    That is every floating leaf of rank 2 or more that is not a bias, a norm's scale or statistic, or an
-    embedding by its name, so a bias stacked to rank 2 by `nn.scan` stays dense. A leaf called `kernel` is
-    always a weight, in a patch embedding too.
+    That is every floating leaf of rank 2 or more that is not a bias, a norm's scale or statistic,
+    or an embedding by its name, so a bias stacked to rank 2 by `nn.scan` stays dense. A leaf called
+    `kernel` is always a weight, in a patch embedding too.
 
     Args:
         path: The leaf's slash-joined path.
@@ -228,11 +235,19 @@ def _predicate(found: list[Leaf], where: Where) -> Callable[[Leaf], str]:
     return reason
 
 
-_NORM = re.compile(r"(.*norm.*|(ln|bn|gn)(_?\w*\d+\w*|_\w+)?)")
+# What a leaf is by its own name or, where that says nothing (`weight`), by that of its module.
 _NO_WEIGHT = (
-    ("bias", re.compile(r".*bias.*|b|beta")),
-    ("norm scale or statistic", re.compile(r".*scale.*|gamma|mean|var")),
-    ("embedding", re.compile(r".*embed.*|.*token.*|cls|wte|wpe")),
+    ("bias", re.compile(r".*bias.*|beta"), re.compile("(?!)")),
+    (
+        "norm scale or statistic",
+        re.compile(r".*scale.*|gamma|mean|var"),
+        re.compile(r".*norm.*|(ln|bn|gn)(_?\w*\d+\w*|_\w+)?"),
+    ),
+    (
+        "embedding",
+        re.compile(r".*embed.*|.*token.*|cls"),
+        re.compile(r".*embed.*|.*token.*|wte|wpe"),
+    ),
 )
 
 
@@ -243,22 +258,14 @@ def _why_no_weight(path: str, leaf: Any) -> str:
         return f"rank {len(leaf.shape)}"
     if 0 in leaf.shape:
         return "holds no weights"
-    *parents, name = path.lower().split("/")
-    if name == "kernel":
-        return ""
-    for what, names in _NO_WEIGHT:
-        if names.fullmatch(name):
-            return f"{what} by name"
-    # A name like `weight` says nothing; the module that holds it does.
-    parent = parents[-1] if parents else ""
-    if _NORM.fullmatch(parent):
-        return "norm scale or statistic by name"
-    return "embedding by name" if _NO_WEIGHT[2][1].fullmatch(parent) else ""
+    module, name = ["", *path.lower().split("/")][-2:]
+    kinds = [what for what, own, of in _NO_WEIGHT if own.fullmatch(name) or of.fullmatch(module)]
+    return f"{kinds[0]} by name" if kinds and name != "kernel" else ""
 
 
 def _is_box(node: Any) -> bool:
-    # Linen's and NNX's boxes share no class, but both must follow `scan` and `vmap` when these add or
-    # remove an axis, and nothing else in a tree of parameters can.
+    # Linen's and NNX's boxes share no class, but both must follow `scan` and `vmap` when these add
+    # or remove an axis, and nothing else in a tree of parameters can.
     kind = type(node)
     return hasattr(kind, "add_axis") and hasattr(kind, "remove_axis")
 
@@ -270,4 +277,3 @@ def _path(keys: tuple[Any, ...]) -> str:
 def _some(paths: Sequence[str]) -> str:
     shown_paths = ", ".join(f"`{path}`" for path in paths[:3]) or "none"
     return shown_paths + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-

@@ -1,7 +1,8 @@
 """64-bit unsigned integers in two uint32 limbs: exact with and without `jax_enable_x64`.
 
-Without x64 JAX has no 64-bit integer at all, and quietly makes a `uint64` a `uint32`. The few places that
-need one (a generator of 64-bit state, an exact square, a count over billions of weights) use these.
+Without x64 JAX has no 64-bit integer at all, and quietly makes a `uint64` a `uint32`. The few
+places that need one (a generator of 64-bit state, an exact square, a count over billions of
+weights) use these.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 
 class Wide(NamedTuple):
-    """The integer `high * 2**32 + low`; both limbs are uint32 arrays, and arithmetic wraps at 2**64."""
+    """The integer `high * 2**32 + low` in uint32 arrays; arithmetic wraps at 2**64."""
 
     high: jax.Array
     low: jax.Array

@@ -1,8 +1,9 @@
 """The reference mode: the original system's answers to the bit.
 
-One tensor at a time, in float32, sums in order, its 64-bit generator, its errors by name. It is eager: the
-order of a float32 sum, and the subnormal numbers in it, are things a compiler does not promise, so the
-sums of whole rows and columns are taken by NumPy. Everything else runs on the library's own kernels.
+One tensor at a time, in float32, sums in order, its 64-bit generator, its errors by name. It is
+eager: the order of a float32 sum, and the subnormal numbers in it, are things a compiler does not
+promise, so the sums of whole rows and columns are taken by NumPy. Everything else runs on the
+library's own kernels.
 """
 
 from collections.abc import Callable
@@ -73,9 +74,11 @@ def prune(
     if not scores.size:
         raise EmptyTensor(f"the tensor has shape {scores.shape} and holds no weights.")
     if granularity == "unstructured":
-        spec = Unstructured(sparsity, min_nonzero=min_nonzero)
+        spec: Unstructured | Rows | Columns = Unstructured(sparsity, min_nonzero=min_nonzero)
     elif granularity in _ALONG:
-        spec = (Rows if granularity == "structured_row" else Columns)(sparsity, min_nonzero=min_nonzero)
+        spec = (Rows if granularity == "structured_row" else Columns)(
+            sparsity, min_nonzero=min_nonzero
+        )
         if scores.ndim != 2:
             raise NotTwoDimensional(f"{granularity} needs a matrix, got the shape {scores.shape}.")
     else:
@@ -84,14 +87,18 @@ def prune(
             f"{shown(granularity)}."
         )
     if min_nonzero > scores.size:
-        raise BelowMinNonzero(f"min_nonzero={min_nonzero} exceeds the tensor's {scores.size} weights.")
-    count = budget_of(spec, scores.shape).count(sparsity)
+        raise BelowMinNonzero(
+            f"min_nonzero={min_nonzero} exceeds the tensor's {scores.size} weights."
+        )
+    count = budget_of(spec, scores.shape).lost(sparsity)
     if granularity == "unstructured":
         kept = survivors(scores, count)
     else:
         axis = _ALONG[granularity]
         units = _unit_scores(np.asarray(scores), axis, metric, seed)
-        kept = jnp.broadcast_to(jnp.expand_dims(survivors(jnp.asarray(units), count), axis), scores.shape)
+        kept = jnp.broadcast_to(
+            jnp.expand_dims(survivors(jnp.asarray(units), count), axis), scores.shape
+        )
     weights = jnp.asarray(np.asarray(array, np.float32))
     return apply_mask(weights, kept), kept.astype(jnp.float32)
 
@@ -112,7 +119,9 @@ def importance(array: ArrayLike, metric: MetricName = "l1_magnitude", seed: int 
     """
     concrete_leaves(array, "jaxprune.compat")
     if metric not in _METRICS:
-        raise PruningError(f"metric is one of {', '.join(map(repr, _METRICS))}, got {shown(metric)}.")
+        raise PruningError(
+            f"metric is one of {', '.join(map(repr, _METRICS))}, got {shown(metric)}."
+        )
     _lcg.check_seed(seed)
     scores: jax.Array = _importance(np.asarray(array, np.float32), _METRICS[metric](seed))
     return scores
@@ -137,7 +146,7 @@ def lcg(seed: int, n: int) -> jax.Array:
 
 
 def _unit_scores(scores: np.ndarray, axis: int, metric: str, seed: int) -> np.ndarray:
-    """The scores of whole rows or columns: sums in order, in float32, subnormal numbers included."""
+    """The scores of whole rows or columns: in-order float32 sums, subnormal numbers included."""
     if metric == "random":
         return _lcg.unit_values(seed, scores.shape[1 - axis])
     with np.errstate(over="ignore"):
