@@ -13,6 +13,7 @@ from jaxprune._errors import Problem, StructureMismatch, raise_problems
 from jaxprune._metrics import L1, Metric, importance
 from jaxprune._plan import decide
 from jaxprune._select import keys, limbs, nonzero, shares, survivors
+from jaxprune._sharding import on_any_mesh, placed
 from jaxprune._specs import (
     NM,
     Block,
@@ -95,9 +96,11 @@ def make_mask(scores: Any, spec: Any, *, where: Where = is_weight) -> Any:
     masks: list[jax.Array | None] = [None] * len(found)
     for rule in rules:
         unique = {id(found[i].value): as_array(found[i].value) for i in rule.members}
-        made = dict(zip(unique, masks_of(rule.spec, list(unique.values())), strict=True))
+        made = masks_of(rule.spec, list(unique.values()))
+        ready = map(placed, made, unique.values())  # a unit's mask may be spread in another way
+        by_array = dict(zip(unique, ready, strict=True))
         for i in rule.members:
-            masks[i] = made[id(found[i].value)]
+            masks[i] = by_array[id(found[i].value)]
     return rebuild(scores, masks)
 
 
@@ -160,7 +163,11 @@ def pack(mask: Any) -> Any:
     found = leaves(mask)
     raise_problems(_not_bool(leaf) for leaf in found)
     return rebuild(
-        mask, [None if leaf.value is None else _packed(as_array(leaf.value)) for leaf in found]
+        mask,
+        [
+            None if leaf.value is None else placed(_packed(as_array(leaf.value)), leaf.value)
+            for leaf in found
+        ],
     )
 
 
@@ -182,10 +189,15 @@ def unpack(packed: Any, like: Any) -> Any:
     return rebuild(
         packed,
         [
-            None if leaf.value is None else _unpacked(as_array(leaf.value), model.shape)
+            None
+            if leaf.value is None
+            else placed(_unpacked(as_array(leaf.value), model.shape), model)
             for leaf, model in pairs
         ],
     )
+
+
+_PAIRWISE = 32  # the widest N:M group in which every pair of weights is compared
 
 
 # --- what each spec does ------------------------------------------------------------------------
@@ -244,6 +256,7 @@ def _global(spec: Unstructured, scores: Sequence[jax.Array]) -> list[jax.Array]:
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@on_any_mesh
 def _units(
     scores: jax.Array,
     count: jax.Array,
@@ -269,13 +282,20 @@ def _reduced(scores: jax.Array, axes: tuple[int, ...], reduce: Reduce) -> jax.Ar
 
 
 @functools.partial(jax.jit, static_argnums=1)
+@on_any_mesh
 def _grouped(scores: jax.Array, spec: NM) -> jax.Array:
-    """Keeps the n highest of every m: those that fewer than n of their group beat."""
+    """Keeps the n highest of every m."""
     axis = 0 if spec.axis is None else axis_of(spec.axis, scores.ndim)
     shape = (scores.size,) if spec.axis is None else scores.shape
     view = (*shape[:axis], shape[axis] // spec.m, spec.m, *shape[axis + 1 :])
+    if spec.m > _PAIRWISE:
+        lost = jnp.int32(spec.m - spec.n)
+        return survivors(scores.reshape(view), lost, axes=(axis + 1,), ties="last").reshape(
+            scores.shape
+        )
     order = keys(scores).reshape(view)
     columns = [lax.index_in_dim(order, i, axis + 1) for i in range(spec.m)]
+    # A weight stays if fewer than n of its group beat it. To beat an earlier one it must be higher.
     beaten = [jnp.int8(0)] * spec.m
     for i in range(spec.m):
         for j in range(i):
@@ -291,11 +311,13 @@ def _zeroed(weights: jax.Array, kept: jax.Array) -> jax.Array:
 
 
 @jax.jit
+@on_any_mesh
 def _packed(mask: jax.Array) -> jax.Array:
     return jnp.packbits(jnp.atleast_1d(mask), axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=1)
+@on_any_mesh
 def _unpacked(packed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     last = shape[-1] if shape else 1
     return jnp.unpackbits(packed, axis=-1, count=last).astype(bool).reshape(shape)

@@ -17,7 +17,8 @@ from jax import lax
 
 from jaxprune import _lcg
 from jaxprune._errors import NoMatch, PruningError, shown
-from jaxprune._tree import Leaf, as_array, is_array, is_prunable, is_traced, leaves, rebuild
+from jaxprune._sharding import placed
+from jaxprune._tree import Leaf, as_array, is_array, is_prunable, leaves, rebuild
 from jaxprune._wide import product
 
 
@@ -164,14 +165,14 @@ def _(metric: Random, weights: Sequence[Leaf]) -> list[jax.Array]:
     key = _one_key(metric.key)
     salts = [np.uint32(zlib.crc32(leaf.path.encode())) for leaf in weights]
     return [
-        _placed(_uniform(jax.random.fold_in(key, salt), leaf.value.shape), leaf.value)
+        placed(_uniform(jax.random.fold_in(key, salt), leaf.value.shape), leaf.value)
         for salt, leaf in zip(salts, weights, strict=True)
     ]
 
 
 @scores_of.register
 def _(metric: LCG, weights: Sequence[Leaf]) -> list[jax.Array]:
-    return [_placed(_lcg.uniform(metric.seed, leaf.value.shape), leaf.value) for leaf in weights]
+    return [placed(_lcg.uniform(metric.seed, leaf.value.shape), leaf.value) for leaf in weights]
 
 
 _magnitude = jax.jit(jnp.abs)
@@ -208,16 +209,6 @@ def _tiny_square(magnitude: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=1)
 def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.uniform(key, shape, jnp.float32)
-
-
-def _placed(values: jax.Array, like: jax.Array) -> jax.Array:
-    """`values` spread over the devices as `like` is, as far as that is known before compilation."""
-    if not is_traced(like):
-        return jax.device_put(values, like.sharding)
-    sharding = jax.typeof(like).sharding
-    if not sharding.mesh.empty and sharding.mesh.are_all_axes_explicit:
-        return jax.sharding.reshard(values, sharding)
-    return values
 
 
 def _one_key(key: Any) -> jax.Array:

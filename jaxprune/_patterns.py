@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune._select import nonzero
+from jaxprune._sharding import on_any_mesh
 
 _SIZES = (
     2,
@@ -58,6 +59,7 @@ def find_pattern(weights: jax.Array, nonzeros: int) -> str:
 
 
 @jax.jit
+@on_any_mesh
 def _counts(weights: jax.Array) -> dict[str, Any]:
     """Dead slices along each axis, dead square blocks, and the fullest group of each size.
 

@@ -295,10 +295,10 @@ def top_scores(scores: Any, k: int) -> list[TopScore]:
     best: list[tuple[int, TopScore]] = []
     for leaf, array in zip(found, _scores(scores, found), strict=True):
         high = survivors(array, jnp.int32(max(0, array.size - k)), ties="last")
-        order = np.asarray(keys(array))
+        order, values = np.asarray(keys(array)), np.asarray(array)
         for index in zip(*np.nonzero(np.asarray(high)), strict=True):
             place = tuple(int(i) for i in index)
-            best.append((int(order[place]), TopScore(leaf.path, place, float(array[place]))))
+            best.append((int(order[place]), TopScore(leaf.path, place, float(values[place]))))
     best.sort(key=lambda item: -item[0])
     return [score for _, score in best[:k]]
 

@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxprune._sharding import on_any_mesh
+
 Ties: TypeAlias = Literal["first", "last"]
 Limbs: TypeAlias = tuple[
     jax.Array, jax.Array
@@ -39,6 +41,7 @@ _LEAST = 32  # indices of an axis that a sample keeps
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "ties"))
+@on_any_mesh
 def survivors(
     scores: jax.Array,
     count: jax.Array,
@@ -61,9 +64,8 @@ def survivors(
         bool, shaped and sharded as `scores`: False for the `count` lowest.
     """
     grid = _grid(scores, axes)
-    none = (
-        grid.tally(grid.keys != grid.keys) * 0
-    )  # zeros, spread over the devices as the counts will be
+    # Zeros of the type that counts will have: a loop must know it beforehand, under shard_map too.
+    none = grid.tally(jnp.zeros_like(scores, bool).reshape(grid.keys.shape))
     rank = none + count
     start = none.astype(grid.counter)
     guesses = _bracket([grid], rank) if near is None else (start + near, start + near - 1)
@@ -82,6 +84,7 @@ def survivors(
 
 
 @jax.jit
+@on_any_mesh
 def shares(
     scores: Sequence[jax.Array], count: Limbs, most: Sequence[jax.Array]
 ) -> tuple[list[jax.Array], jax.Array]:
@@ -113,6 +116,7 @@ def shares(
 
 
 @jax.jit
+@on_any_mesh
 def nth_lowest(scores: Sequence[jax.Array], rank: Limbs) -> jax.Array:
     """The score of a `rank`, counted from 1 up in limbs, among all of `scores`, of one dtype."""
     grids = [_grid(array, None) for array in scores]
@@ -144,6 +148,7 @@ def nonzero(weights: jax.Array) -> jax.Array:
 
 
 @jax.jit
+@on_any_mesh
 def count_nonzero(weights: jax.Array) -> jax.Array:
     """How many floats are not zero: an int32 scalar."""
     grid = _grid(weights, None)
@@ -233,23 +238,12 @@ def _grid(scores: jax.Array, axes: tuple[int, ...] | None) -> _Grid:
 
 
 def _divides(array: jax.Array, axis: int, block: int) -> bool:
-    """Whether cutting `axis` into blocks leaves every block on one device."""
-    return array.shape[axis] % (block * _devices_along(array, axis)) == 0
+    """Whether cutting `axis` into blocks leaves every block on one device.
 
-
-def _devices_along(array: jax.Array, axis: int) -> int:
-    """Among how many devices an axis may be spread.
-
-    Under an Explicit mesh the type says it. Otherwise only the compiler will know, and blocks that
-    all the devices there are would divide are safe.
+    Only the compiler knows how an array is sharded; blocks that divide among all the devices there
+    are divide among those along any axis.
     """
-    sharding = jax.typeof(array).sharding
-    if sharding.mesh.empty or not sharding.mesh.are_all_axes_explicit:
-        return jax.device_count()
-    names = sharding.spec[axis] or ()
-    return math.prod(
-        sharding.mesh.shape[n] for n in (names if isinstance(names, tuple) else [names])
-    )
+    return array.shape[axis] % (block * jax.device_count()) == 0
 
 
 def _counts(grids: Sequence[_Grid], at: jax.Array) -> list[jax.Array]:

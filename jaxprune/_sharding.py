@@ -1,0 +1,77 @@
+"""How arrays lie over devices.
+
+Kernels are written for Auto mesh axes, where an array may be reshaped freely and the compiler moves
+what it must (for a count, one number). `on_any_mesh` runs them under Explicit axes as well.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxprune._tree import leaves, rebuild
+
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
+
+
+def on_any_mesh(kernel: Callable[_Params, _Result]) -> Callable[_Params, _Result]:
+    """Runs `kernel` with every mesh axis Auto, whatever the types of its arguments say.
+
+    Each result of the rank of the first array passed is laid out as that array is, on the axes
+    whose length allows it; other results lie on every device. To be called under jit.
+    """
+
+    @functools.wraps(kernel)
+    def run(*args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
+        values = [leaf.value for leaf in leaves((args, kwargs))]
+        arrays = [value for value in values if isinstance(value, jax.Array)]
+        sharding = jax.typeof(arrays[0]).sharding
+        if AxisType.Explicit not in sharding.mesh.axis_types:
+            return kernel(*args, **kwargs)
+
+        def call(*arrays: jax.Array) -> _Result:
+            given = iter(arrays)
+            mixed = [next(given) if isinstance(value, jax.Array) else value for value in values]
+            args_, kwargs_ = rebuild((args, kwargs), mixed)
+            return kernel(*args_, **kwargs_)
+
+        shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
+        out = jax.tree.map(functools.partial(_fitted, sharding), jax.eval_shape(call, *shapes))
+        result: _Result = jax.sharding.auto_axes(call, out_sharding=out)(*arrays)
+        return result
+
+    return run
+
+
+def placed(values: jax.Array, like: Any) -> jax.Array:
+    """`values` laid out as the array `like`, of the same rank, as far as that is known."""
+    if isinstance(like, jax.core.Tracer):
+        sharding = jax.typeof(like).sharding
+        known = AxisType.Explicit in sharding.mesh.axis_types
+        return jax.sharding.reshard(values, _fitted(sharding, values)) if known else values
+    if not isinstance(like, jax.Array) or isinstance(values, jax.core.Tracer):
+        return values
+    if not isinstance(like.sharding, NamedSharding):
+        return jax.device_put(values, like.sharding)
+    return jax.device_put(values, _fitted(like.sharding, values))
+
+
+def _fitted(sharding: NamedSharding, value: Any) -> NamedSharding:
+    """`sharding` on the axes of `value` that its devices divide."""
+    spec = [*sharding.spec, *[None] * value.ndim][: value.ndim]
+    if len(sharding.spec) > value.ndim:
+        spec = [None] * value.ndim
+
+    def devices(names: Any) -> int:
+        names = names if isinstance(names, tuple) else (names,)
+        return math.prod(sharding.mesh.shape[name] for name in names if name is not None)
+
+    kept = [
+        names if n % devices(names) == 0 else None
+        for names, n in zip(spec, value.shape, strict=True)
+    ]
+    return NamedSharding(sharding.mesh, PartitionSpec(*kept))
