@@ -55,16 +55,16 @@ def placed(values: jax.Array, like: Any) -> jax.Array:
         return jax.sharding.reshard(values, _fitted(sharding, values)) if known else values
     if not isinstance(like, jax.Array) or isinstance(values, jax.core.Tracer):
         return values
-    if not isinstance(like.sharding, NamedSharding):
-        return jax.device_put(values, like.sharding)
-    return jax.device_put(values, _fitted(like.sharding, values))
+    named = isinstance(like.sharding, NamedSharding)
+    wanted = _fitted(like.sharding, values) if named else like.sharding
+    there = values.sharding.is_equivalent_to(wanted, values.ndim)
+    return values if there else jax.device_put(values, wanted)
 
 
 def _fitted(sharding: NamedSharding, value: Any) -> NamedSharding:
     """`sharding` on the axes of `value` that its devices divide."""
-    spec = [*sharding.spec, *[None] * value.ndim][: value.ndim]
-    if len(sharding.spec) > value.ndim:
-        spec = [None] * value.ndim
+    same_rank = len(sharding.spec) <= value.ndim
+    spec = [*(sharding.spec if same_rank else ()), *[None] * value.ndim][: value.ndim]
 
     def devices(names: Any) -> int:
         names = names if isinstance(names, tuple) else (names,)
