@@ -55,8 +55,9 @@ def placed(values: jax.Array, like: Any) -> jax.Array:
         return jax.sharding.reshard(values, _fitted(sharding, values)) if known else values
     if not isinstance(like, jax.Array) or isinstance(values, jax.core.Tracer):
         return values
-    named = isinstance(like.sharding, NamedSharding)
-    wanted = _fitted(like.sharding, values) if named else like.sharding
+    wanted = like.sharding
+    if isinstance(wanted, NamedSharding):
+        wanted = _fitted(wanted, values)
     there = values.sharding.is_equivalent_to(wanted, values.ndim)
     return values if there else jax.device_put(values, wanted)
 
