@@ -220,7 +220,7 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
         -------------------------------------------------------------------------
         pruned leaves                 8        4    50.00%  32 bytes, packed 17
         all parameters               12        8    33.33%  48 bytes, packed 33
-        A mask by itself makes nothing smaller or faster: packed is without the zeros.
+        A mask by itself makes nothing smaller or faster; packed is the size without the zeros.
     """
     found = concrete_leaves(params, "report")
     kept = (
@@ -374,8 +374,7 @@ def _rendered(report: SparsityReport) -> str:
             "apply_mask."
         )
     lines.append(
-        "A mask by itself makes nothing smaller or faster: packed is what leaving the zeros out "
-        "would take."
+        "A mask by itself makes nothing smaller or faster; packed is the size without the zeros."
     )
     return "\n".join(lines)
 
