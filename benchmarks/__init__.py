@@ -1,0 +1,1 @@
+"""What jaxprune costs, beside its rivals: `python -m benchmarks`."""

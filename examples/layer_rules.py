@@ -1,0 +1,51 @@
+"""A rule for each kind of layer, checked before it runs; then one budget, shared out by shape."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+import jaxprune as jp
+
+
+class Tagger(nn.Module):
+    """Reads tokens, lets them attend to each other once, and names a class for each."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        x = nn.Embed(1000, 64, name="embed")(tokens)
+        x += nn.MultiHeadDotProductAttention(num_heads=4, name="attention")(nn.LayerNorm()(x))
+        x += nn.Dense(64, name="down")(nn.gelu(nn.Dense(256, name="up")(x)))
+        return nn.Dense(10, name="head")(x)
+
+
+RULES = {
+    "head": None,  # small, and it decides: leave it dense
+    # These kernels are [in, heads, head_dim]: their input axis is 0, and not "input", which is -2.
+    re.compile("attention/(query|key|value)"): jp.NM(2, 4, axis=0),
+    "up": jp.Columns(0.25),  # whole hidden units
+    "*": jp.Unstructured(0.8),  # whatever is left
+}
+
+
+def main():
+    tokens = jnp.zeros((2, 16), int)
+    params = Tagger().init(jax.random.key(0), tokens)["params"]
+
+    print("A dry run: which rule takes which leaf, and why the others stay dense.\n")
+    print(jp.plan(params, RULES))
+
+    pruned, mask = jp.prune(params, RULES)
+    print("\nThe same rules carried out. (N:M patterns are looked for along the last two axes.)\n")
+    print(jp.report(pruned, mask))
+
+    # Erdős–Rényi-kernel: of one budget, large layers lose a larger part than small ones.
+    sparsities = jp.allocate(params, 0.9, "erk", overrides={"head": 0.5})
+    pruned, mask = jp.prune(params, sparsities)
+    print("\nOne budget of 90 %, shared out by the layers' shapes, the head held at 50 %.\n")
+    print(jp.report(pruned, mask))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,466 @@
+"""The laws: a table of metrics, one of specs, one of trees, and every law over their product."""
+
+import functools
+import itertools
+
+import chex
+import equinox as eqx
+import flax.core
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+import jaxprune as jp
+from tests import oracle
+
+# --- trees as people have them ------------------------------------------------------------------
+#
+# All weights are whole numbers: their sums are exact in whatever order a compiler adds them, and
+# many tie. Most trees hold an (8, 16) and a (16, 8) matrix.
+
+
+class LinenModel(nn.Module):
+    boxed: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.initializers.lecun_normal()
+        if self.boxed:
+            init = nn.with_partitioning(init, ("in", "out"))
+        x = nn.Dense(16, kernel_init=init, name="first")(x)
+        return nn.Dense(8, kernel_init=init, name="second")(nn.LayerNorm(name="norm")(x))
+
+
+class ScannedLayer(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.Dense(8, name="dense")(x), None
+
+
+class ScannedModel(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        scan = nn.scan(
+            ScannedLayer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3
+        )
+        return scan(name="layers")(x, None)[0]
+
+
+class NnxModel(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(8, 16, rngs=rngs)
+        self.drop = nnx.Dropout(0.1, rngs=rngs)  # brings a key and a counter into the state
+        self.second = nnx.Linear(16, 8, rngs=rngs)
+
+
+def linen_params(model):
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8)))["params"]
+
+
+def weights(shape, seed):
+    return jnp.asarray(np.random.default_rng(seed).integers(-7, 9, shape).astype(np.float32))
+
+
+def is_float(leaf):
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def filled(tree, start=0):
+    """The tree with whole numbers in place of its floats, whether described or real."""
+    seeds = itertools.count(start)
+    return jax.tree.map(
+        lambda leaf: weights(leaf.shape, next(seeds)) if is_float(leaf) else leaf, tree
+    )
+
+
+def nested_dict():
+    return linen_params(LinenModel())
+
+
+TREES = {
+    "dict": nested_dict,
+    "FrozenDict": lambda: flax.core.freeze(linen_params(LinenModel())),
+    "nnx.State": lambda: nnx.split(NnxModel(nnx.Rngs(0)))[1],
+    "Equinox": lambda: eqx.filter_eval_shape(
+        lambda key: eqx.nn.MLP(8, 8, 16, 1, key=key), jax.random.key(0)
+    ),
+    "nn.Partitioned": lambda: linen_params(LinenModel(boxed=True)),
+    "nn.scan": lambda: linen_params(ScannedModel()),
+    "tuple and list": lambda: (
+        jnp.ones((8, 16)),
+        [jnp.ones((16, 8)), jnp.ones(8), 3],
+        jnp.array([True]),
+    ),
+    "bare array": lambda: jnp.ones((8, 16)),
+}
+PRUNED_LEAVES = {"nn.scan": 1, "bare array": 1}  # the others: 2
+
+
+@functools.cache
+def tree(kind):
+    return filled(TREES[kind]())
+
+
+def is_hole(node):
+    return node is None
+
+
+def pairs(tree, mask):
+    """The leaves of `tree` that have a mask, and their masks."""
+    leaves, masks = (jax.tree.leaves(t, is_leaf=is_hole) for t in (tree, mask))
+    return [(leaf, m) for leaf, m in zip(leaves, masks, strict=True) if m is not None]
+
+
+# --- specs and metrics --------------------------------------------------------------------------
+
+SPECS = {
+    "leaf": jp.Unstructured,
+    "leaf with a floor": functools.partial(jp.Unstructured, min_nonzero=60),
+    "global": functools.partial(jp.Unstructured, per="global"),
+    "global with a floor": functools.partial(jp.Unstructured, per="global", min_nonzero=40),
+    "per input": functools.partial(jp.Unstructured, per="input"),
+    "per output": functools.partial(jp.Unstructured, per="output"),
+    "rows": jp.Rows,
+    "columns": jp.Columns,
+    "channels": functools.partial(jp.Channels, axis="input", reduce="l2"),
+    "blocks": functools.partial(jp.Block, shape=(2, 4)),
+    "2:4": lambda sparsity: jp.NM(2, 4),
+    "1:4 input": lambda sparsity: jp.NM(1, 4, axis="input"),
+    "3:8 flat": lambda sparsity: jp.NM(3, 8, axis=None),
+}
+METRICS = {
+    "L1": jp.L1,
+    "L2": jp.L2,
+    "TaylorProxy": jp.TaylorProxy,
+    "Random": lambda: jp.Random(jax.random.key(5)),
+    "LCG": lambda: jp.LCG(42),
+    "function": lambda: lambda w: 10 - jnp.abs(w),
+}
+SPARSITIES = [0.0, 0.25, 0.59375, 0.96875]  # exact in float32
+
+
+def mask_of(params, metric, spec):
+    return jp.make_mask(jp.importance(params, metric), spec)
+
+
+def of_arrays(function, params):
+    """`function` of the arrays in `params` alone (jit takes nothing else), and these arrays."""
+    arrays, others = eqx.partition(params, eqx.is_array)
+    return (lambda arrays, *args: function(eqx.combine(arrays, others), *args)), arrays
+
+
+def product(*tables):
+    """All combinations of names, less those of rows and columns with a stack of matrices."""
+    every = itertools.product(*tables)
+    return [
+        names for names in every if "nn.scan" not in names or not {"rows", "columns"} & {*names}
+    ]
+
+
+def assert_same(found, expected):
+    """Equal structures, holes, dtypes and values."""
+    chex.assert_trees_all_equal_structs(found, expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+    chex.assert_trees_all_equal(found, expected)
+
+
+# --- exact --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("metric", "spec", "kind"), product(METRICS, SPECS, TREES))
+def test_exactly_the_lowest_go(metric, spec, kind):
+    scores = jp.importance(tree(kind), METRICS[metric]())
+    for sparsity in SPARSITIES:
+        rule = SPECS[spec](sparsity)
+        found = pairs(scores, jp.make_mask(scores, rule))
+        assert len(found) == PRUNED_LEAVES.get(kind, 2)
+        expected = oracle.masks(rule, [np.asarray(s) for s, _ in found])
+        for (_, mask), right in zip(found, expected, strict=True):
+            assert mask.dtype == bool
+            assert np.count_nonzero(mask) == np.count_nonzero(right)
+            np.testing.assert_array_equal(mask, right)
+
+
+@pytest.mark.parametrize("spec", ["rows", "columns"])
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_rows_and_columns_of_a_stack_are_refused(spec, transform):
+    words = r"`layers/dense/kernel` has shape \(3, 8, 8\).*needs 2 dimensions: use Channels"
+    function = transform(lambda params: mask_of(params, jp.L1(), SPECS[spec](0.5)))
+    with pytest.raises(jp.NotTwoDimensional, match=words):
+        function(tree("nn.scan"))
+
+
+# --- structure and dtype ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("metric", "kind"), product(METRICS, TREES))
+def test_scores_have_the_tree_the_shapes_and_the_holes_of_their_weights(metric, kind):
+    params = tree(kind)
+    scores = jp.importance(params, METRICS[metric]())
+    outline = functools.partial(jax.tree.structure, is_leaf=is_hole)
+    assert outline(scores) == outline(params)
+    scored = pairs(params, scores)
+    assert len(scored) == sum(is_float(leaf) for leaf in jax.tree.leaves(params))
+    for weight, score in scored:
+        assert score.shape == weight.shape
+        assert score.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "dtype"),
+    [*product(SPECS, TREES, ["float32"]), *product(SPECS, ["dict"], ["bfloat16"])],
+)
+def test_pruning_keeps_structure_dtype_and_whatever_is_no_weight(spec, kind, dtype):
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype) if is_float(leaf) else leaf, tree(kind))
+    pruned, mask = jp.prune(params, SPECS[spec](0.59375))
+    chex.assert_trees_all_equal_structs(pruned, params)
+    before, after, masks = (jax.tree.leaves(t, is_leaf=is_hole) for t in (params, pruned, mask))
+    for old, new, kept in zip(before, after, masks, strict=True):
+        if kept is None:
+            assert new is old
+        else:
+            assert new.dtype == old.dtype
+            np.testing.assert_array_equal(new, np.where(kept, old, np.zeros((), old.dtype)))
+
+
+# For other functions of the weights it need not hold: they may score a pruned weight high.
+IDEMPOTENT = [name for name in METRICS if name != "function"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "spec", "kind"),
+    [
+        *product(IDEMPOTENT, SPECS, ["dict"]),
+        *product(["L1"], SPECS, [k for k in TREES if k != "dict"]),
+    ],
+)
+def test_pruning_the_pruned_again_removes_nothing_new(metric, spec, kind):
+    once, _ = jp.prune(tree(kind), SPECS[spec](0.59375), metric=METRICS[metric]())
+    twice, _ = jp.prune(once, SPECS[spec](0.59375), metric=METRICS[metric]())
+    assert_same(eqx.filter(twice, is_float), eqx.filter(once, is_float))
+
+
+# --- pure: the same bits eagerly, under jit, in scan and under vmap -----------------------------
+
+
+def each_alone(params, spec):
+    """The eager masks at all `SPARSITIES`, stacked."""
+    masks = [mask_of(params, jp.L1(), SPECS[spec](sparsity)) for sparsity in SPARSITIES]
+    return jax.tree.map(lambda *each: jnp.stack(each), *masks)
+
+
+# Under a transformation, how leaves are found and how they are pruned do not meet any more: every
+# tree with a few specs and every spec with a few trees is enough, and compiles in half the time.
+SOME = ["leaf", "global", "per output", "rows", "blocks", "2:4"]
+OTHERS = [name for name in SPECS if name not in SOME]
+
+
+@pytest.mark.parametrize(("spec", "kind"), [*product(SOME, TREES), *product(OTHERS, ["dict"])])
+def test_a_jitted_scan_over_sparsities_gives_the_eager_bits(spec, kind):
+    def masks(params, sparsities):
+        def step(carry, sparsity):
+            return carry, mask_of(params, jp.L1(), SPECS[spec](sparsity))
+
+        return lax.scan(step, None, sparsities)[1]
+
+    function, arrays = of_arrays(masks, tree(kind))
+    found = jax.jit(function)(arrays, jnp.array(SPARSITIES))
+    assert_same(found, each_alone(tree(kind), spec))
+
+
+@pytest.mark.parametrize(("spec", "kind"), [*product(SPECS, ["dict"]), *product(SOME, ["nn.scan"])])
+def test_vmap_over_sparsities_gives_the_eager_bits(spec, kind):
+    def masks(params, sparsity):
+        return mask_of(params, jp.L1(), SPECS[spec](sparsity))
+
+    found = jax.jit(jax.vmap(masks, (None, 0)))(tree(kind), jnp.array(SPARSITIES))
+    assert_same(found, each_alone(tree(kind), spec))
+
+
+@pytest.mark.parametrize("spec", [*SOME, "per input", "3:8 flat"])
+def test_vmap_over_scores_gives_the_eager_bits(spec):
+    rule = SPECS[spec](0.59375)
+    batch = [filled(nested_dict(), start) for start in (0, 100, 200)]
+    stacked = jax.tree.map(lambda *each: jnp.stack(each), *batch)
+    found = jax.jit(jax.vmap(lambda scores: jp.make_mask(scores, rule)))(stacked)
+    masks = [jp.make_mask(scores, rule) for scores in batch]
+    assert_same(found, jax.tree.map(lambda *each: jnp.stack(each), *masks))
+
+
+def test_vmap_over_keys_gives_the_eager_bits():
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = {"first": jnp.ones((8, 16)), "second": jnp.ones((16, 8))}
+
+    def scores_and_mask(key):
+        scores = jp.importance(params, jp.Random(key))
+        return scores, jp.make_mask(scores, 0.5)
+
+    found = jax.jit(jax.vmap(scores_and_mask))(keys)
+    each = [scores_and_mask(key) for key in keys]
+    assert_same(found, jax.tree.map(lambda *each: jnp.stack(each), *each))
+
+
+# Budgets of single weights compare scores and add none up, so the bits hold for any floats. The
+# score of a whole unit is a sum of floats, and a compiler may add in another order: whole numbers
+# do not mind.
+SUMMED = ("rows", "columns", "channels", "blocks")
+
+
+def near_ties(shape, seed):
+    """Floats a few units in the last place apart, which a fused multiply-add could swap."""
+    return jnp.asarray(oracle.hard_scores("neighbours", seed, shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("metric", "spec"),
+    [*product(["L2"], SPECS), *product(["L1", "Random", "LCG", "function"], ["leaf", "2:4"])],
+)
+def test_fused_in_a_users_jit_they_give_the_eager_bits(metric, spec):
+    draw = weights if spec in SUMMED else near_ties
+    params = {"a": {"kernel": draw((8, 16), 0)}, "b": {"kernel": draw((16, 8), 1)}}
+    rule = SPECS[spec](0.59375)
+
+    @jax.jit
+    def step(params):
+        scores = jp.importance(params, METRICS[metric]())
+        mask = jp.make_mask(scores, rule)
+        pruned = jp.apply_mask(params, mask)
+        return mask, pruned, jax.tree.map(lambda s, w: jnp.sum(s + w * w), scores, pruned)
+
+    mask, pruned, _ = step(params)
+    expected = mask_of(params, METRICS[metric](), rule)
+    assert_same(mask, expected)
+    assert_same(pruned, jp.apply_mask(params, expected))
+
+
+def test_sparsity_may_be_an_array_of_any_float_type():
+    expected = jp.make_mask(tree("bare array"), jp.Unstructured(0.25))
+    for sparsity in (np.float32(0.25), np.float64(0.25), jnp.bfloat16(0.25), jnp.array(0.25)):
+        assert_same(jp.make_mask(tree("bare array"), jp.Unstructured(sparsity)), expected)
+        assert_same(jax.jit(jp.make_mask)(tree("bare array"), jp.Unstructured(sparsity)), expected)
+
+
+# --- sparsity is data ---------------------------------------------------------------------------
+
+SCHEDULE = np.linspace(0, 0.99, 100, dtype=np.float32)
+BUDGETED = [name for name in SPECS if ":" not in name]
+
+_compiled: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **__: _compiled.append(event) if "backend_compile" in event else None
+)
+
+
+@pytest.mark.parametrize("spec", BUDGETED)
+def test_a_hundred_sparsities_cost_one_trace(spec):
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def masks(params, spec):
+        return mask_of(params, jp.L1(), spec)
+
+    sizes = {
+        int(sum(map(jnp.sum, jax.tree.leaves(masks(tree("dict"), SPECS[spec](s))))))
+        for s in SCHEDULE
+    }
+    assert len(sizes) > 3
+
+
+@pytest.mark.parametrize("spec", BUDGETED)
+def test_a_hundred_eager_sparsities_compile_nothing_after_the_first(spec):
+    jax.jit(lambda x: x + len(_compiled))(1.0)
+    assert _compiled  # or the test would see nothing
+    mask_of(tree("dict"), jp.L1(), SPECS[spec](0.5))
+    before = len(_compiled)
+    for sparsity in SCHEDULE:
+        mask_of(tree("dict"), jp.L1(), SPECS[spec](float(sparsity)))
+    assert len(_compiled) == before
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_spec_is_a_pytree_whose_only_data_is_its_sparsity(spec):
+    rule = SPECS[spec](0.5)
+    assert jax.tree.leaves(rule) == ([0.5] if spec in BUDGETED else [])
+    assert jax.tree.map(lambda s: s / 2, rule) == SPECS[spec](0.25)
+
+
+def test_masks_of_trees_beyond_32_bits_are_traced_without_a_weight_in_memory():
+    params = {name: jax.ShapeDtypeStruct((40_000, 50_000), jnp.bfloat16) for name in "abc"}
+    for spec in ("leaf", "global", "per output", "rows", "2:4"):
+        mask = jax.eval_shape(lambda p, spec=spec: mask_of(p, jp.L1(), SPECS[spec](0.5)), params)
+        assert {name: (m.shape, m.dtype) for name, m in mask.items()} == {
+            name: ((40_000, 50_000), np.dtype(bool)) for name in "abc"
+        }
+
+
+# --- in place, and in other widths --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", TREES)
+def test_apply_mask_gives_up_the_buffers_it_is_donated(kind):
+    _, mask = jp.prune(tree(kind), 0.5)
+    expected = eqx.filter(jp.apply_mask(tree(kind), mask), is_float)
+    params = jax.tree.map(lambda leaf: leaf.copy(), eqx.filter(tree(kind), is_float))
+    found = jax.jit(jp.apply_mask, donate_argnums=0)(params, mask)
+    assert_same(found, expected)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_x64_changes_no_bit_of_float32_masks(spec, x64):
+    expected = mask_of(tree("dict"), jp.L1(), SPECS[spec](0.59375))
+    with x64(True):
+        found = mask_of(tree("dict"), jp.L1(), SPECS[spec](0.59375))
+        chex.assert_trees_all_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("metric", "spec"), [*product(["L1"], SPECS), *product(["L2"], ["leaf", "2:4"])]
+)
+def test_float64_weights_lose_exactly_the_lowest(metric, spec, x64):
+    rule = SPECS[spec](0.59375)
+    with x64(True):
+        # 1 + i * 2**-40: in float32 they would all be equal.
+        params = {
+            "a": {"kernel": 1 + weights((8, 16), 0).astype(jnp.float64) * 2.0**-40},
+            "b": {"kernel": 1 + weights((16, 8), 1).astype(jnp.float64) * 2.0**-40},
+        }
+        scores = jp.importance(params, METRICS[metric]())
+        found = [np.asarray(m) for m in jax.tree.leaves(jp.make_mask(scores, rule))]
+        arrays = [np.asarray(s) for s in jax.tree.leaves(scores)]
+    assert all(array.dtype == np.float64 for array in arrays)
+    for mask, expected in zip(found, oracle.masks(rule, arrays), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+
+
+# --- what is static is checked under jit too ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "words"),
+    [
+        (jp.NM(2, 3), jp.InvalidPattern, "`first/kernel` has 16 entries .* not divisible by m=3"),
+        (jp.Unstructured(0.5, min_nonzero=129), jp.BelowMinNonzero, "min_nonzero=129 weights of"),
+        (jp.Unstructured(0.5, per=2), jp.InvalidPattern, "no axis 2"),
+        (jp.Block(0.5, (3, 3)), jp.InvalidPattern, "not divisible into blocks of 3x3"),
+        ({"third": jp.Rows(0.5)}, jp.NoMatch, "'third' matches no leaf"),
+    ],
+    ids=["NM", "floor", "axis", "block", "pattern"],
+)
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.eval_shape], ids=lambda f: f.__name__)
+def test_what_cannot_be_is_refused_while_tracing(spec, error, words, transform):
+    def function(params):
+        return mask_of(params, jp.L1(), spec)
+
+    params = tree("dict")
+    if transform is jax.vmap:
+        params = jax.tree.map(lambda leaf: leaf[None], params)
+    if transform is not jax.eval_shape:
+        function, transform = transform(function), lambda function, params: function(params)
+    with pytest.raises(error, match=words):
+        transform(function, params)

@@ -1,0 +1,295 @@
+"""Eight devices give the bits of one, leave every array where it was, and gather nothing."""
+
+import functools
+import re
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxprune as jp
+from tests import oracle
+
+SPECS = {
+    "leaf": jp.Unstructured(0.59375),
+    "global": jp.Unstructured(0.59375, per="global", min_nonzero=20),
+    "per input": jp.Unstructured(0.59375, per="input"),
+    "per output": jp.Unstructured(0.59375, per="output"),
+    "rows": jp.Rows(0.59375),
+    "columns": jp.Columns(0.59375),
+    "channels": jp.Channels(0.59375, reduce="l2"),
+    "blocks": jp.Block(0.59375, (4, 2), reduce="max"),
+    "2:4": jp.NM(2, 4),
+    "2:4 input": jp.NM(2, 4, axis="input"),
+    "2:4 flat": jp.NM(2, 4, axis=None),
+}
+BUDGETED = [name for name in SPECS if ":" not in name]
+LAYOUTS = {"rows": P("x"), "columns": P(None, "x"), "both": P("x", "y")}
+
+# 6 rows and 10 columns a device: no run of 16, and groups of 4 and blocks across two devices.
+SMALL = (24, 40)
+# Long enough for a sample that guides the search, and for runs; 262,144 scores or more.
+LARGE = (512, 1024)
+
+every_mesh = pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
+every_spec = pytest.mark.parametrize("spec", SPECS)
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+@pytest.fixture(autouse=True)
+def _mesh(request):
+    """Every test runs under the mesh of its `axis_type`."""
+    use_mesh = jax.set_mesh if hasattr(jax, "set_mesh") else jax.sharding.use_mesh
+    with use_mesh(mesh(request.getfixturevalue("axis_type"))):
+        yield
+
+
+@functools.cache
+def mesh(axis_type):
+    return jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType[axis_type],) * 2)
+
+
+def weights(shape, seed=0):
+    """Whole numbers: many tie, and sums are exact whatever the order in which devices are added."""
+    return np.random.default_rng(seed).integers(-90, 91, shape).astype(np.float32)
+
+
+def spread(array, axis_type, layout):
+    return jax.device_put(array, NamedSharding(mesh(axis_type), layout))
+
+
+def score_and_mask(params, spec):
+    return jp.make_mask(jp.importance(params, jp.L1()), spec, where=jp.any_leaf)
+
+
+class Run(NamedTuple):
+    """What one compiled call got, gave and was made of; leaf by leaf."""
+
+    params: list[jax.Array]
+    masks: list[jax.Array]
+    instructions: list[tuple[str, str]]  # type and name
+
+
+@functools.cache
+def run(axis_type, spec, layout, shape):
+    """`importance` and `make_mask` of sharded parameters, in one jitted function."""
+    arrays = {"first": weights(shape)}
+    layouts = {"first": layout}
+    if spec == "global":
+        arrays["second"], layouts["second"] = weights((16, 10), 1), P("y")
+    params = {name: spread(array, axis_type, layouts[name]) for name, array in arrays.items()}
+    compiled = jax.jit(lambda params: score_and_mask(params, SPECS[spec])).lower(params).compile()
+    masks = compiled(params)
+    found = re.findall(r"^ .*? = (\(.*?\)|\S+) ([\w-]+)\(", compiled.as_text(), re.MULTILINE)
+    assert len(found) > 10  # or the pattern does not fit this compiler's text
+    return Run([*params.values()], [*masks.values()], found)
+
+
+def check_bits(result, spec):
+    expected = oracle.masks(SPECS[spec], [np.abs(np.asarray(array)) for array in result.params])
+    chex.assert_trees_all_equal([np.asarray(mask) for mask in result.masks], expected)
+
+
+def check_placed(result):
+    for array, mask in zip(result.params, result.masks, strict=True):
+        assert_placed_like(mask, array)
+
+
+def assert_placed_like(found, array):
+    message = f"{found.sharding} is not {array.sharding}"
+    assert found.sharding.is_equivalent_to(array.sharding, array.ndim), message
+
+
+# --- the same bits, at the same place -----------------------------------------------------------
+
+
+@every_mesh
+@every_spec
+@every_layout
+def test_masks_are_those_of_one_device(axis_type, spec, layout):
+    check_bits(run(axis_type, spec, LAYOUTS[layout], SMALL), spec)
+
+
+@every_mesh
+@every_spec
+@every_layout
+def test_masks_lie_where_their_leaves_lie(axis_type, spec, layout):
+    check_placed(run(axis_type, spec, LAYOUTS[layout], SMALL))
+
+
+few_specs = pytest.mark.parametrize(
+    "spec", ["leaf", "global", "per input", "columns", "blocks", "2:4", "2:4 flat"]
+)
+
+
+@every_mesh
+@few_specs
+def test_masks_of_large_leaves_are_those_of_one_device(axis_type, spec):
+    check_bits(run(axis_type, spec, LAYOUTS["both"], LARGE), spec)
+
+
+@every_mesh
+@few_specs
+def test_masks_of_large_leaves_lie_where_their_leaves_lie(axis_type, spec):
+    check_placed(run(axis_type, spec, LAYOUTS["both"], LARGE))
+
+
+@every_mesh
+@pytest.mark.parametrize("spec", ["leaf", "per output", "channels", "2:4 flat"])
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((1000,), P(("x", "y"))),
+        ((3, 16, 8), P(None, "y", "x")),
+        ((8, 3, 20), P(("x", "y"), None, None)),
+    ],
+    ids=str,
+)
+def test_masks_of_other_ranks_are_those_of_one_device(axis_type, spec, shape, layout):
+    result = run(axis_type, spec, layout, shape)
+    check_bits(result, spec)
+    check_placed(result)
+
+
+@every_mesh
+@pytest.mark.parametrize("spec", ["leaf", "global", "per input", "rows", "blocks", "2:4"])
+def test_eager_masks_are_those_of_one_device(axis_type, spec):
+    arrays = [weights(SMALL), weights((16, 10), 1)]
+    if spec in ("blocks", "2:4"):
+        arrays.pop()  # 10 is no multiple of 4
+    params = [
+        spread(array, axis_type, layout)
+        for array, layout in zip(arrays, [P("x", "y"), P("y")], strict=False)
+    ]
+    result = Run(params, score_and_mask(params, SPECS[spec]), [])
+    check_bits(result, spec)
+    check_placed(result)
+
+
+# --- what the devices tell each other -----------------------------------------------------------
+
+MOVES_ARRAYS = {"all-gather", "all-to-all", "collective-permute", "collective-broadcast"}
+SEARCHES = {"sort", "topk", "gather", "scatter"}
+
+
+def check_instructions(result):
+    used = {name.removesuffix("-start") for _, name in result.instructions}
+    assert not used & (MOVES_ARRAYS | SEARCHES)
+
+
+@every_mesh
+@pytest.mark.parametrize("spec", BUDGETED)
+@every_layout
+def test_budgets_compile_to_no_gather_and_no_sort(axis_type, spec, layout):
+    check_instructions(run(axis_type, spec, LAYOUTS[layout], SMALL))
+
+
+@every_mesh
+@pytest.mark.parametrize("spec", ["leaf", "global", "per input", "columns", "blocks"])
+def test_budgets_of_large_leaves_compile_to_no_gather_and_no_sort(axis_type, spec):
+    check_instructions(run(axis_type, spec, LAYOUTS["both"], LARGE))
+
+
+@every_mesh
+@pytest.mark.parametrize("spec", ["leaf", "global", "per input", "columns", "blocks"])
+def test_what_is_reduced_over_devices_is_a_count_and_no_array(axis_type, spec):
+    result = run(axis_type, spec, LAYOUTS["both"], LARGE)
+    reduced = [kind for kind, name in result.instructions if name.startswith("all-reduce")]
+    assert reduced
+    # Two numbers a group guide the search, and ties are counted along one axis at a time.
+    for kind in reduced:
+        for dims in re.findall(r"\[([\d,]*)\]", kind):
+            assert np.prod([int(n) for n in dims.split(",") if n]) <= 2 * max(LARGE), kind
+
+
+# --- scores -------------------------------------------------------------------------------------
+
+
+@every_mesh
+@every_layout
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize(
+    "metric", [jp.L1(), jp.L2(), jp.LCG(3), jp.Random], ids=["L1", "L2", "LCG", "Random"]
+)
+def test_scores_are_those_of_one_device(axis_type, layout, jitted, metric):
+    metric = jp.Random(jax.random.key(0)) if metric is jp.Random else metric
+    params = {"first": spread(weights(SMALL), axis_type, LAYOUTS[layout])}
+    score = functools.partial(jp.importance, metric=metric)
+    found = (jax.jit(score) if jitted else score)(params)["first"]
+    expected = score({"first": weights(SMALL)})["first"]
+    np.testing.assert_array_equal(found, expected)
+    # What depends on no weight is placed by the compiler, if the type says nothing of the mesh.
+    free = jitted and axis_type == "Auto" and isinstance(metric, jp.LCG | jp.Random)
+    if not free:
+        assert_placed_like(found, params["first"])
+
+
+# --- what is done with masks --------------------------------------------------------------------
+
+
+@every_mesh
+@every_layout
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+def test_apply_mask_keeps_bits_and_place(axis_type, layout, jitted):
+    array, mask = weights(SMALL), weights(SMALL, 1) > 0
+    params = spread(array, axis_type, LAYOUTS[layout])
+    apply = jax.jit(jp.apply_mask) if jitted else jp.apply_mask
+    found = apply(params, spread(mask, axis_type, LAYOUTS[layout]))
+    np.testing.assert_array_equal(found, np.where(mask, array, 0))
+    assert_placed_like(found, params)
+
+
+@every_mesh
+@every_layout
+def test_mask_from_zeros_keeps_bits_and_place(axis_type, layout):
+    array = weights(SMALL) * (weights(SMALL, 1) > 0)
+    params = spread(array, axis_type, LAYOUTS[layout])
+    found = jp.mask_from_zeros(params)
+    np.testing.assert_array_equal(found, array != 0)
+    assert_placed_like(found, params)
+
+
+@every_mesh
+@every_layout
+@pytest.mark.parametrize("shape", [SMALL, (16, 64), (8, 24)], ids=str)
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+def test_pack_and_unpack_keep_bits_and_place(axis_type, layout, shape, jitted):
+    transform = jax.jit if jitted else lambda function: function
+    mask = weights(shape) > 0
+    spread_mask = spread(mask, axis_type, LAYOUTS[layout])
+    packed = transform(jp.pack)(spread_mask)
+    np.testing.assert_array_equal(packed, np.packbits(mask, axis=-1))
+    if shape == (16, 64):  # 8 bytes a row: every device still holds whole ones
+        assert_placed_like(packed, spread_mask)
+    found = transform(jp.unpack)(packed, spread_mask)
+    np.testing.assert_array_equal(found, mask)
+    if shape == (16, 64):
+        assert_placed_like(found, spread_mask)
+
+
+@every_mesh
+@every_layout
+def test_a_report_counts_what_one_device_counts(axis_type, layout):
+    mask = oracle.mask(jp.NM(2, 4), np.abs(weights(SMALL)))
+    array = np.where(mask, weights(SMALL), 0).astype(np.float32)
+    params = {"first": spread(array, axis_type, LAYOUTS[layout])}
+    found = jp.report(params, {"first": spread(mask, axis_type, LAYOUTS[layout])})
+    assert found == jp.report({"first": jnp.asarray(array)}, {"first": jnp.asarray(mask)})
+    assert found.rows[0].pattern == "2:4 along axis -1"
+    assert found.all.nonzero == np.count_nonzero(array)
+
+
+@every_mesh
+def test_one_call_prunes_sharded_parameters(axis_type):
+    array = weights(SMALL)
+    params = {"first": {"kernel": spread(array, axis_type, P("x", "y"))}}
+    pruned, mask = jp.prune(params, 0.59375)
+    expected = oracle.mask(SPECS["leaf"], np.abs(array))
+    np.testing.assert_array_equal(pruned["first"]["kernel"], np.where(expected, array, 0))
+    assert_placed_like(pruned["first"]["kernel"], params["first"]["kernel"])
+    assert_placed_like(mask["first"]["kernel"], params["first"]["kernel"])
