@@ -24,6 +24,7 @@ from jaxprune._specs import (
     Unstructured,
     axis_of,
     budget_of,
+    per_axis,
     pruned_count,
     unit_view,
 )
@@ -51,7 +52,7 @@ def prune(
     Raises:
         PruningError: As `importance` and `make_mask` do.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
         >>> pruned, mask = jp.prune({"kernel": jnp.array([[1.0, -4.0], [3.0, 2.0]])}, 0.5)
         >>> pruned
@@ -71,7 +72,9 @@ def make_mask(scores: Any, spec: Any, *, where: Where = is_weight) -> Any:
             patterns to specs, of which the first that covers a leaf prunes it; or a tree of specs
             that is a prefix of `scores`. None in place of a spec leaves its leaves dense. Patterns
             are shell patterns (`"*/kernel"`; `*` crosses slashes) or compiled regular expressions,
-            and cover a leaf when they match its whole path or that of a subtree around it.
+            and cover a leaf when they match its whole path or that of a subtree around it. JAX
+            sorts the keys of a dict passed to a jitted function, so write mappings inside it, or
+            close over them.
         where: Which leaves may be pruned: a predicate on (path, leaf), or path patterns. For a bare
             array it is ignored.
 
@@ -84,7 +87,7 @@ def make_mask(scores: Any, spec: Any, *, where: Where = is_weight) -> Any:
         PruningError: One of its kinds, naming all leaves and rules at fault, before any work is
             done.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
         >>> scores = {"dense": {"kernel": jnp.array([[4.0, 1.0], [3.0, 2.0]]), "bias": jnp.ones(2)}}
         >>> jp.make_mask(scores, {"dense/*": jp.Unstructured(0.5)})
@@ -123,8 +126,13 @@ def apply_mask(params: Any, mask: Any) -> Any:
     """
     pairs = list(aligned(params, mask, "mask"))
     raise_problems(mask_problem(leaf, kept) for leaf, kept in pairs)
+    # What is one array before is one array after.
+    pruned: dict[tuple[int, int], jax.Array] = {}
+    for leaf, kept in pairs:
+        if kept is not None and (id(leaf.value), id(kept)) not in pruned:
+            pruned[id(leaf.value), id(kept)] = _zeroed(leaf.value, kept)
     return rebuild(
-        params, [leaf.value if kept is None else _zeroed(leaf.value, kept) for leaf, kept in pairs]
+        params, [pruned.get((id(leaf.value), id(kept)), leaf.value) for leaf, kept in pairs]
     )
 
 
@@ -219,7 +227,8 @@ def _(spec: Unstructured, scores: Sequence[jax.Array]) -> list[jax.Array]:
     masks = []
     for array in scores:
         budget = budget_of(spec, array.shape)
-        across = None if spec.axis is None else axis_of(spec.axis, array.ndim)
+        axis = per_axis(spec)
+        across = None if axis is None else axis_of(axis, array.ndim)
         axes = tuple(axis for axis in range(array.ndim) if axis != across)
         masks.append(survivors(array, budget.lost(spec.sparsity), axes=axes))
     return masks

@@ -58,7 +58,7 @@ class Random:
     Attributes:
         key: A PRNG key: `jax.random.key(0)`, or the older `jax.random.PRNGKey(0)`.
 
-    Example:
+    Examples:
         >>> import jax, jaxprune as jp
         >>> jp.importance(jax.numpy.ones((2, 2)), jp.Random(jax.random.key(0))).shape
         (2, 2)
@@ -104,7 +104,7 @@ def importance(params: Any, metric: Metric) -> Any:
         NoMatch: `params` holds no floating leaf.
         PruningError: `metric` is none, or scores with the wrong shape.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
         >>> jp.importance({"kernel": jnp.array([-3.0, 2.0]), "step": 7}, jp.L1())
         {'kernel': Array([3., 2.], dtype=float32), 'step': None}

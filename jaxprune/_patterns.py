@@ -74,7 +74,7 @@ def _counts(weights: jax.Array) -> dict[str, Any]:
         ]
     else:
         slices = []
-    groups: dict[int, dict[int, jax.Array]] = {axis: {} for axis in (-1, -2) if ndim + axis >= 0}
+    groups: dict[int, dict[int, jax.Array]] = {axis: {} for axis in range(-ndim, 0)}
     blocks: dict[int, jax.Array] = {}
     for axis, fullest in groups.items():
         sums = alive

@@ -39,10 +39,14 @@ from jaxprune._tree import (
 
 
 class Rule(NamedTuple):
-    """A spec, where it was written ("" for a lone one), and the indices of the leaves it prunes."""
+    """A spec, or None, and where it was written ("" for a lone one).
+
+    Leaves are indices: those the pattern or place covers, and among them those the rule decides.
+    """
 
     written_at: str
     spec: Any
+    covered: frozenset[int]
     members: list[int]
 
 
@@ -106,11 +110,11 @@ def plan(params: Any, spec: Any, *, where: Where = is_weight) -> Plan:
     Returns:
         The plan. It raises whatever `make_mask` would raise.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
         >>> print(jp.plan({"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}, jp.NM(2, 4)))
         leaf    shape    dtype  weights  prunes  how
-        -------------------------------------------------------------------
+        --------------------------------------------------------------
         bias        8  float32        8       0  dense: rank 1
         kernel    4x8  float32       32      16  NM(n=2, m=4, axis=-1)
     """
@@ -136,32 +140,27 @@ def decide(found: list[Leaf], spec: Any, where: Where) -> tuple[list[Rule], list
     Raises:
         PruningError: One of its kinds, naming every leaf and rule that is wrong.
     """
-    written = _written(spec)
-    for _, each, _ in written:
+    rules = []
+    for written_at, each, matches in _written(spec):
         if hasattr(each, "sparsity"):
             check_sparsity(each.sparsity)
+        covered = frozenset(i for i, leaf in enumerate(found) if matches(leaf.path))
+        rules.append(Rule(written_at, each, covered, []))
     reasons = dense_reasons(found, where)
-    members: list[list[int]] = [[] for _ in written]
-    covered = [False] * len(written)
-    for i, leaf in enumerate(found):
-        matching = [j for j, (_, _, matches) in enumerate(written) if matches(leaf.path)]
-        for j in matching:
-            covered[j] = True
-        if reasons[i]:
-            continue
-        if not matching:
+    in_scope = frozenset(i for i, reason in enumerate(reasons) if not reason)
+    for i in sorted(in_scope):
+        rule = next((rule for rule in rules if i in rule.covered), None)
+        if rule is None:
             reasons[i] = "no rule names it"
-        elif written[matching[0]][1] is None:
-            reasons[i] = f"rule {written[matching[0]][0]!r} leaves it dense"
         else:
-            members[matching[0]].append(i)
-    rules = [Rule(at, each, list_) for (at, each, _), list_ in zip(written, members, strict=True)]
-    raise_problems(
-        _idle(rule, hit, found, reasons) for rule, hit in zip(rules, covered, strict=True)
-    )
-    rules = [rule for rule in rules if rule.members]
-    raise_problems(misfit(rule.spec, found[i]) for rule in rules for i in rule.members)
-    return rules, reasons
+            rule.members.append(i)
+            reasons[i] = "" if rule.spec is not None else f"rule {rule.written_at!r} keeps it dense"
+    raise_problems(_idle(rule, found, reasons, in_scope) for rule in rules)
+    pruning = [rule for rule in rules if rule.spec is not None]
+    if not pruning:
+        raise NoMatch(f"nothing is to be pruned: there is only None in {shown(spec)}.")
+    raise_problems(misfit(rule.spec, found[i]) for rule in pruning for i in rule.members)
+    return pruning, reasons
 
 
 _Written = tuple[str, Any, Callable[[str], bool]]
@@ -202,22 +201,26 @@ def _lies_in(subtree: str, path: str) -> bool:
     return not subtree or path == subtree or path.startswith(f"{subtree}/")
 
 
-def _idle(rule: Rule, covers_some: bool, found: list[Leaf], reasons: list[str]) -> Problem | None:
-    """The problem of a rule that does nothing."""
-    if rule.members or (rule.spec is None and covers_some and rule.written_at):
+def _idle(
+    rule: Rule, found: list[Leaf], reasons: list[str], in_scope: frozenset[int]
+) -> Problem | None:
+    """The problem of a rule that changes nothing."""
+    shadowed = rule.covered & in_scope
+    if rule.members or (rule.spec is None and rule.covered and not shadowed):
         return None
-    if rule.written_at and not covers_some:
-        return no_match(rule.written_at, [leaf.path for leaf in found])
-    tally = Counter(reason or "taken by an earlier rule" for reason in reasons)
-    why = (
-        ", ".join(f"{reason} ({count})" for reason, count in tally.most_common(6)) or "it is empty"
-    )
     what = f"the rule {rule.written_at!r}" if rule.written_at else "the spec"
-    return Problem(
-        NoMatch,
-        f"{what} prunes nothing: the tree's {len(found)} leaves stay as they are: {why}. "
-        "Choose others with where=, for example where=jp.any_leaf.",
+    if not rule.covered:
+        if rule.written_at:
+            return no_match(rule.written_at, [leaf.path for leaf in found])
+        return Problem(NoMatch, f"{what} prunes nothing: the tree has no leaves.")
+    tally = Counter(reasons[i] or "taken by an earlier rule" for i in rule.covered)
+    why = ", ".join(f"{reason} ({count})" for reason, count in tally.most_common(6))
+    remedy = (
+        "Write it before the rules that take them."
+        if shadowed
+        else "Choose others with where=, for example where=jp.any_leaf."
     )
+    return Problem(NoMatch, f"{what} changes none of the leaves it covers: {why}. {remedy}")
 
 
 def _row(leaf: Leaf, rule: Rule | None, reason: str) -> PlanRow:

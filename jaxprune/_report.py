@@ -136,10 +136,11 @@ class SparsityReport:
 
     @property
     def summary(self) -> str:
-        """The model in one line, as the reference puts it."""
+        """The reference's line about a model."""
         return (
-            f"model tensors={sum(row.count is not None for row in self.rows)} "
-            f"total={self.all.total} nonzero={self.all.nonzero} sparsity={self.all.sparsity:.4f}"
+            f"layers={sum(row.count is not None for row in self.rows)} "
+            f"total_params={self.all.total} total_nonzero={self.all.nonzero} "
+            f"overall_sparsity={self.all.sparsity:.4f}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -210,16 +211,20 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
         StructureMismatch: The mask does not fit.
         NoMatch: There is no floating leaf, or none is in scope.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
-        >>> print(jp.report({"kernel": jnp.array([[1.0, 0.0, 0.0, 2.0]] * 2), "bias": jnp.ones(4)}))
-        leaf    shape    dtype  weights  nonzero  sparsity  pattern
-        -------------------------------------------------------------------------
-        bias        4  float32        4        4     0.00%  dense: rank 1
-        kernel    2x4  float32        8        4    50.00%  2:4 along axis -1
-        -------------------------------------------------------------------------
-        pruned leaves                 8        4    50.00%  32 bytes, packed 17
-        all parameters               12        8    33.33%  48 bytes, packed 33
+        >>> print(
+        ...     jp.report(
+        ...         {"kernel": jnp.array([[1.0, 0, 0, 2], [0, 3, 4, 0]]), "bias": jnp.ones(4)}
+        ...     )
+        ... )
+        leaf            shape    dtype  weights  nonzero  sparsity  pattern
+        -------------------------------------------------------------------------------------
+        bias                4  float32        4        4     0.00%  dense; left dense: rank 1
+        kernel            2x4  float32        8        4    50.00%  1:2 along axis -2
+        -------------------------------------------------------------------------------------
+        pruned leaves                         8        4    50.00%  32 bytes, packed 17
+        all parameters                       12        8    33.33%  48 bytes, packed 33
         A mask by itself makes nothing smaller or faster; packed is the size without the zeros.
     """
     found = concrete_leaves(params, "report")
@@ -232,7 +237,7 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
     if not any(is_prunable(leaf.value) for leaf in found):
         raise NoMatch(
             f"there is nothing to report: none of the tree's {len(found)} leaves is a floating "
-            "array."
+            "array. Pass parameters; a mask goes second, jp.report(params, mask)."
         )
     reasons = dense_reasons(found, where)
     if mask is not None:
@@ -262,7 +267,7 @@ def stats(scores: Any) -> ScoreStats:
     Raises:
         NoMatch: The tree holds no scores.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
         >>> float(jp.stats(jnp.array([4.0, 1.0, 3.0, 2.0])).median)
         2.5
@@ -284,7 +289,7 @@ def top_scores(scores: Any, k: int) -> list[TopScore]:
         PruningError: `k` is no positive integer, or the scores are traced.
         NoMatch: The tree holds no scores.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
         >>> jp.top_scores({"w": jnp.array([[1.0, 5.0], [3.0, 2.0]])}, 2)
         [TopScore(path='w', index=(0, 1), score=5.0), TopScore(path='w', index=(1, 0), score=3.0)]

@@ -66,7 +66,7 @@ class Unstructured:
         min_nonzero: Weights that each leaf (with an axis, each group) keeps at the least. Under a
             global budget the other leaves give what a leaf at its floor cannot.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
         >>> jp.make_mask(jnp.array([0.3, 0.1, 0.2, 0.4]), jp.Unstructured(0.5))
         Array([ True, False, False,  True], dtype=bool)
@@ -79,13 +79,9 @@ class Unstructured:
     def __post_init__(self) -> None:
         _check_sparsity(self.sparsity)
         _check_count("min_nonzero", self.min_nonzero)
-        if self.axis is not None:
-            _check_axis("per", self.axis, 'or "leaf" or "global"')
-
-    @property
-    def axis(self) -> Axis | None:
-        """The axis whose indices have budgets of their own; None if the spec has wider budgets."""
-        return None if self.per == "leaf" or self.per == "global" else self.per  # noqa: PLR1714  # narrows
+        axis = per_axis(self)
+        if axis is not None:
+            _check_axis("per", axis, 'or "leaf" or "global"')
 
 
 @_with_data("sparsity")
@@ -95,11 +91,12 @@ class Rows:
 
     Attributes:
         sparsity: The fraction of the rows removed, in [0, 1).
-        reduce: How the scores of a row become one: "sum", "mean", "l2" (the root of the sum of
-            squares) or "max".
+        reduce: How the scores of a row become one: "sum", "mean", "l2" (the root of the sum of the
+            squared scores: a row's Euclidean norm under `L1()`, but not under `L2()`, whose scores
+            are squares already) or "max".
         min_nonzero: Weights (not rows) that a leaf keeps at the least.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
         >>> jp.make_mask(jnp.array([[1.0, 2.0], [0.5, 0.1]]), jp.Rows(0.5))
         Array([[ True,  True],
@@ -141,7 +138,8 @@ class Channels:
     Attributes:
         sparsity: The fraction of the channels removed, in [0, 1).
         axis: The axis whose indices are the channels. "input" and "output" mean Flax's kernels
-            `[..., in, out]`; elsewhere (Equinox and PyTorch keep `[out, in, ...]`) give an integer.
+            `[..., in, out]`; elsewhere (Equinox and PyTorch keep `[out, in, ...]`, attention
+            kernels are `[in, heads, features]`) give an integer.
         reduce: How the scores of a channel become one: "sum", "mean", "l2" or "max".
         min_nonzero: Weights (not channels) that a leaf keeps at the least.
     """
@@ -162,7 +160,7 @@ class NM:
     """Keeps `n` of every `m` consecutive weights; among equal scores the lower index is kept.
 
     Sparse tensor cores run 2:4 along the input axis of a matrix product, which in Flax's kernels is
-    `axis="input"`, not the default.
+    `axis="input"`, not the default. In attention's `[in, heads, features]` kernels it is axis 0.
 
     Attributes:
         n: Weights kept in each group.
@@ -170,7 +168,7 @@ class NM:
         axis: The axis along which groups lie: an integer, "input", "output", or None for the
             row-major order of the whole leaf.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
         >>> jp.make_mask(jnp.array([4.0, 1.0, 3.0, 2.0]), jp.NM(2, 4))
         Array([ True, False,  True, False], dtype=bool)
@@ -255,7 +253,8 @@ def misfit(spec: Any, leaf: Leaf) -> Problem | None:
 @misfit.register
 def _(spec: Unstructured, leaf: Leaf) -> Problem | None:
     shape = leaf.value.shape
-    problem = _wrong_size(leaf) or (None if spec.axis is None else _absent(leaf, spec.axis))
+    axis = per_axis(spec)
+    problem = _wrong_size(leaf) or (None if axis is None else _absent(leaf, axis))
     return problem or _wrong_floor(spec, leaf, budget_of(spec, shape).units)
 
 
@@ -264,10 +263,11 @@ def _(spec: Unstructured, leaf: Leaf) -> Problem | None:
 def _(spec: Rows | Columns, leaf: Leaf) -> Problem | None:
     if len(leaf.value.shape) != 2:
         axis = 0 if isinstance(spec, Rows) else 1
+        other = f"use Channels(..., axis={axis}), or " if len(leaf.value.shape) > 1 else ""
         return Problem(
             NotTwoDimensional,
             f"{leaf.name} has shape {leaf.value.shape}, and {type(spec).__name__} needs 2 "
-            f"dimensions: use Channels(..., axis={axis}), or leave it out with where=.",
+            f"dimensions: {other}leave it out with where=, or by a rule.",
         )
     return _wrong_size(leaf) or _wrong_floor(spec, leaf, leaf.value.size)
 
@@ -335,18 +335,25 @@ class Budget(NamedTuple):
 
 def pruned_count(sparsity: Scalar, size: int) -> jax.Array:
     """`floor(float32(sparsity) * float32(size))`, still as a float32."""
-    return jnp.floor(jnp.asarray(sparsity, jnp.float32) * np.float32(size))
+    # A traced sparsity cannot be refused: NaN and negative ones remove nothing.
+    return jnp.floor(jnp.fmax(jnp.asarray(sparsity, jnp.float32), 0) * np.float32(size))
 
 
 def budget_of(spec: Budgeted, shape: tuple[int, ...]) -> Budget:
     """The budget of one leaf under a spec that has a sparsity and no global scope."""
     size = math.prod(shape)
     if isinstance(spec, Unstructured):
-        groups = 1 if spec.axis is None else shape[axis_of(spec.axis, len(shape))]
+        axis = per_axis(spec)
+        groups = 1 if axis is None else shape[axis_of(axis, len(shape))]
         return Budget(groups, size // groups, 1, spec.min_nonzero)
     view, axes = unit_view(spec, shape)
     unit = math.prod(view[axis] for axis in axes)
     return Budget(1, size // unit, unit, -(-spec.min_nonzero // unit))
+
+
+def per_axis(spec: Unstructured) -> Axis | None:
+    """The axis whose indices have budgets of their own; None if budgets are wider."""
+    return None if spec.per == "leaf" or spec.per == "global" else spec.per  # noqa: PLR1714  # narrows
 
 
 def unit_view(

@@ -100,6 +100,10 @@ def is_prunable(value: Any) -> bool:
 
 def as_array(value: Any) -> jax.Array:
     """`value` as a JAX array of the same dtype, tracers and sharded arrays untouched."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        raise PruningError(
+            f"expected arrays, got a description of one, {shown(value)}: jp.plan works on those."
+        )
     return value if isinstance(value, jax.Array) else jnp.asarray(value)
 
 
@@ -154,7 +158,7 @@ def is_weight(path: str, leaf: Any) -> bool:
     Returns:
         Whether the leaf is a weight in this sense.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> is_weight("decoder/dense/kernel", jnp.ones((4, 8)))
         True

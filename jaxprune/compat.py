@@ -63,7 +63,7 @@ def prune(
         NotTwoDimensional: Rows or columns asked of a tensor that is no matrix.
         BelowMinNonzero: `min_nonzero` exceeds the number of weights.
 
-    Example:
+    Examples:
         >>> from jaxprune import compat
         >>> pruned, mask = compat.prune([3.0, -1.0, 2.0, 0.5], sparsity=0.5)
         >>> pruned
@@ -137,7 +137,7 @@ def lcg(seed: int, n: int) -> jax.Array:
     Returns:
         float32, between 0 and 1.
 
-    Example:
+    Examples:
         >>> from jaxprune import compat
         >>> compat.lcg(42, 3)
         Array([0.56823033, 0.22546344, 0.4128383 ], dtype=float32)
