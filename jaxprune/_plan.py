@@ -154,7 +154,7 @@ def decide(found: list[Leaf], spec: Any, where: Where) -> tuple[list[Rule], list
             reasons[i] = "no rule names it"
         else:
             rule.members.append(i)
-            reasons[i] = "" if rule.spec is not None else f"rule {rule.written_at!r} keeps it dense"
+            reasons[i] = "" if rule.spec is not None else f"rule {rule.written_at!r} leaves it dense"
     raise_problems(_idle(rule, found, reasons, in_scope) for rule in rules)
     pruning = [rule for rule in rules if rule.spec is not None]
     if not pruning:
