@@ -78,7 +78,7 @@ def rows() -> list[Row]:
     """The kinds of work that only a fresh process can measure."""
     resnet, vit = "global budget over ResNet-50", "prune(params, 0.5) of ViT-B/16"
     return [
-        _fresh(f"{resnet}, peak memory", "peak_memory"),
+        *([_fresh(f"{resnet}, peak memory", "peak_memory")] if _PROC.exists() else []),
         _fresh(f"{resnet}, first call", "first_global"),
         _fresh(f"{resnet}, first call in one jit", "first_jitted_global"),
         _fresh(f"{vit}, first call", "first_prune", times=3, must=6, aim=2),
@@ -216,7 +216,8 @@ def _status(field: str) -> int:
 
 
 def _maxrss() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
 def _kernel(*shape: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How a budget is shared among leaves: sparsities that meet it exactly, in whole weights."""
 
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -80,9 +81,10 @@ def allocate(
     """
     density = _method(method)
     found = leaves(params)
-    if is_traced(sparsity):
+    given = [sparsity, *(overrides or {}).values()]
+    if any(map(is_traced, given)):
         raise InvalidSparsity(
-            "allocate needs a sparsity known before compilation, got a tracer: call it outside jit."
+            "allocate needs sparsities known before compilation, got a tracer: call it outside jit."
         )
     check_sparsity(sparsity)
     rules, _ = decide(found, Unstructured(float(sparsity)), where)
@@ -134,7 +136,7 @@ def _fixed(paths: dict[int, str], overrides: Mapping[Pattern, float | None]) -> 
 def _shares(shapes: dict[int, tuple[int, ...]], removed: int, density: Method) -> dict[int, int]:
     """How many weights each leaf loses, `removed` in all."""
     sizes = {i: math.prod(shape) for i, shape in shapes.items()}
-    weights = {i: density(shape) * sizes[i] for i, shape in shapes.items()}
+    weights = {i: _checked(density(shape), shape) * sizes[i] for i, shape in shapes.items()}
     kept, sparse = sum(sizes.values()) - removed, set(shapes)
     while sparse:
         factor = kept / sum(weights[i] for i in sparse)
@@ -152,6 +154,15 @@ def _shares(shapes: dict[int, tuple[int, ...]], removed: int, density: Method) -
             if shares[i] < sizes[i] - 1 and sum(shares.values()) < removed:
                 shares[i] += 1
     return shares
+
+
+def _checked(density: Any, shape: tuple[int, ...]) -> float:
+    if isinstance(density, numbers.Real) and 0 < float(density) < math.inf:
+        return float(density)
+    raise PruningError(
+        f"a method gives each shape its density, a number above 0, up to a common factor; for "
+        f"{shape} it gave {shown(density)}. jp.erk(power=1.0) makes one."
+    )
 
 
 def _named(shares: dict[int, int], sizes: dict[int, int]) -> dict[int, float]:

@@ -59,6 +59,7 @@ def prune(
         {'kernel': Array([[ 0., -4.],
                [ 3.,  0.]], dtype=float32)}
     """
+    decide(leaves(params), spec, where)  # refuses before there is work to regret
     mask = make_mask(importance(params, metric), spec, where=where)
     return apply_mask(params, mask), mask
 

@@ -215,7 +215,7 @@ def _one_key(key: Any) -> jax.Array:
     typed = is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if typed and not key.shape:
         return key
-    if is_array(key) and key.dtype == jnp.uint32 and len(key.shape) == 1:  # as PRNGKey makes it
+    if is_array(key) and key.dtype == jnp.uint32 and key.shape in ((2,), (4,)):  # PRNGKey makes it
         return key
     raise PruningError(
         f"Random needs one PRNG key, got {_what(key)}: write jp.Random(jax.random.key(0)); use "

@@ -44,10 +44,15 @@ class Rule(NamedTuple):
     Leaves are indices: those the pattern or place covers, and among them those the rule decides.
     """
 
-    written_at: str
+    written_at: Pattern
     spec: Any
     covered: frozenset[int]
     members: list[int]
+
+    @property
+    def text(self) -> str:
+        """Where the spec was written, as text."""
+        return self.written_at if isinstance(self.written_at, str) else self.written_at.pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,7 @@ def decide(found: list[Leaf], spec: Any, where: Where) -> tuple[list[Rule], list
             reasons[i] = "no rule names it"
         else:
             rule.members.append(i)
-            reasons[i] = "" if rule.spec is not None else f"rule {rule.written_at!r} leaves it dense"
+            reasons[i] = "" if rule.spec is not None else f"rule {rule.text!r} leaves it dense"
     raise_problems(_idle(rule, found, reasons, in_scope) for rule in rules)
     pruning = [rule for rule in rules if rule.spec is not None]
     if not pruning:
@@ -163,13 +168,13 @@ def decide(found: list[Leaf], spec: Any, where: Where) -> tuple[list[Rule], list
     return pruning, reasons
 
 
-_Written = tuple[str, Any, Callable[[str], bool]]
+_Written = tuple[Pattern, Any, Callable[[str], bool]]
 
 
 def _written(spec: Any) -> list[_Written]:
     """The specs in `spec`, each with the text of where it stands and a test of what it covers."""
     if isinstance(spec, Mapping) and spec and all(map(_is_entry, spec, spec.values())):
-        entries: list[tuple[Pattern, Any, Callable[[str], bool]]] = [
+        entries: list[_Written] = [
             (key, each, functools.partial(covers, key)) for key, each in spec.items()
         ]
     else:
@@ -181,14 +186,7 @@ def _written(spec: Any) -> list[_Written]:
         raise NoMatch(
             f"there is no spec in {shown(spec)}: write jp.Unstructured(0.5), for example."
         )
-    return [
-        (
-            at if isinstance(at, str) else at.pattern,
-            None if each is None else as_spec(each),
-            matches,
-        )
-        for at, each, matches in entries
-    ]
+    return [(at, None if each is None else as_spec(each), matches) for at, each, matches in entries]
 
 
 def _is_entry(key: Any, value: Any) -> bool:
@@ -208,7 +206,7 @@ def _idle(
     shadowed = rule.covered & in_scope
     if rule.members or (rule.spec is None and rule.covered and not shadowed):
         return None
-    what = f"the rule {rule.written_at!r}" if rule.written_at else "the spec"
+    what = f"the rule {rule.text!r}" if rule.written_at else "the spec"
     if not rule.covered:
         if rule.written_at:
             return no_match(rule.written_at, [leaf.path for leaf in found])
@@ -232,7 +230,7 @@ def _row(leaf: Leaf, rule: Rule | None, reason: str) -> PlanRow:
         dtype=str(leaf.value.dtype) if array else type(leaf.value).__name__,
         total=math.prod(shape) if shape is not None else 0,
         spec=rule.spec if rule else None,
-        rule=rule.written_at if rule else "",
+        rule=rule.text if rule else "",
         prunes=_prunes(rule.spec, shape) if rule and shape is not None else 0,
         reason=reason,
     )

@@ -228,6 +228,7 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
         A mask by itself makes nothing smaller or faster; packed is the size without the zeros.
     """
     found = concrete_leaves(params, "report")
+    concrete_leaves(mask, "report")
     kept = (
         [None] * len(found)
         if mask is None

@@ -79,9 +79,8 @@ class Unstructured:
     def __post_init__(self) -> None:
         _check_sparsity(self.sparsity)
         _check_count("min_nonzero", self.min_nonzero)
-        axis = per_axis(self)
-        if axis is not None:
-            _check_axis("per", axis, 'or "leaf" or "global"')
+        if self.per not in ("leaf", "global"):
+            _check_axis("per", self.per, 'or "leaf" or "global"')
 
 
 @_with_data("sparsity")
@@ -210,7 +209,7 @@ class Block:
     def __post_init__(self) -> None:
         _check_units(self)
         good = isinstance(self.shape, tuple) and len(self.shape) == 2
-        if not good or not all(isinstance(side, int) and side > 0 for side in self.shape):
+        if not good or not all(_is_int(side) and side > 0 for side in self.shape):
             raise InvalidPattern(
                 f"Block's shape is two positive integers, got {shown(self.shape)}: "
                 "write Block(0.5, (16, 16))."
@@ -263,7 +262,7 @@ def _(spec: Unstructured, leaf: Leaf) -> Problem | None:
 def _(spec: Rows | Columns, leaf: Leaf) -> Problem | None:
     if len(leaf.value.shape) != 2:
         axis = 0 if isinstance(spec, Rows) else 1
-        other = f"use Channels(..., axis={axis}), or " if len(leaf.value.shape) > 1 else ""
+        other = f"use Channels(..., axis={axis}), or " if axis < len(leaf.value.shape) else ""
         return Problem(
             NotTwoDimensional,
             f"{leaf.name} has shape {leaf.value.shape}, and {type(spec).__name__} needs 2 "

@@ -1,4 +1,4 @@
-"""A budget shared among leaves: met to the weight, by the formula it names, and by nothing but the shapes."""
+"""A budget shared among leaves: met to the weight, by the formula it names, from shapes alone."""
 
 import math
 
@@ -45,7 +45,7 @@ def density(shape, power):
 
 
 def erk_shares(leaves, budget, power):
-    """How many weights, in float64 and not rounded, each leaf loses: dense leaves leave the sharing one by one."""
+    """The weights each leaf loses, in float64, not rounded; dense leaves drop out one by one."""
     sizes, dense, scale = [math.prod(s) for s in leaves], set(), 0.0
     while len(dense) < len(leaves):
         sparse = [i for i in range(len(leaves)) if i not in dense]
@@ -91,7 +91,9 @@ def test_the_budget_is_met_to_the_weight(leaves, sparsity, method):
 
 # Masks are made of few shapes: each is compiled once.
 MODEL = {
-    "conv": {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 4, 8)), jnp.float32)},
+    "conv": {
+        "kernel": jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 4, 8)), jnp.float32)
+    },
     "big": {"kernel": jnp.asarray(np.random.default_rng(1).normal(size=(32, 48)), jnp.float32)},
     "head": {"kernel": jnp.asarray(np.random.default_rng(2).normal(size=(48, 3)), jnp.float32)},
     "bias": jnp.ones(8),
@@ -131,12 +133,14 @@ def test_erk(leaves, sparsity, power):
     params = shapes(**{f"w{i}": shape for i, shape in enumerate(leaves)})
     expected = erk_shares(leaves, removed(sparsity, total_size(params)), power)
     assume(all(e < math.prod(s) - 1 for e, s in zip(expected, leaves, strict=True)))
-    for found, share in zip(losses(params, jp.allocate(params, sparsity, jp.erk(power))), expected, strict=True):
+    for found, share in zip(
+        losses(params, jp.allocate(params, sparsity, jp.erk(power))), expected, strict=True
+    ):
         assert abs(found - share) < 1 + 1e-6 * abs(share)
 
 
 def test_erk_by_hand():
-    """One leaf of 100 x 100 and one of 10 x 10: densities 0.02 c and 0.2 c of 10,100 weights, half to go."""
+    """Leaves of 100 x 100 and 10 x 10, that is 10,100 weights, at densities of 0.02 c and 0.2 c."""
     params = shapes(big=(100, 100), small=(10, 10))
     # 200 c + 20 c = 5050 makes the small one more than dense: it stays, and the big one gives all.
     assert losses(params, jp.allocate(params, 0.5, "erk")) == [5050, 0]
@@ -161,14 +165,20 @@ def test_uniform(leaves, sparsity):
     sizes = [math.prod(shape) for shape in leaves]
     share = removed(sparsity, sum(sizes)) / sum(sizes)
     assume(all(size * share < size - 1 for size in sizes))
-    for found, size in zip(losses(params, jp.allocate(params, sparsity, "uniform")), sizes, strict=True):
+    for found, size in zip(
+        losses(params, jp.allocate(params, sparsity, "uniform")), sizes, strict=True
+    ):
         assert abs(found - share * size) < 1
 
 
 def test_names_of_methods():
     params = shapes(big=(100, 100), small=(10, 20))
     assert jp.allocate(params, 0.9, "uniform") == jp.allocate(params, 0.9, jp.uniform)
-    assert jp.allocate(params, 0.9, "erk") == jp.allocate(params, 0.9, jp.erk()) == jp.allocate(params, 0.9)
+    assert (
+        jp.allocate(params, 0.9, "erk")
+        == jp.allocate(params, 0.9, jp.erk())
+        == jp.allocate(params, 0.9)
+    )
 
 
 def test_the_methods_as_functions_of_a_shape():
@@ -222,7 +232,7 @@ def test_nothing_to_remove():
 # --- which leaves, and what is fixed ------------------------------------------------------------
 
 
-def test_what_is_out_of_scope_gets_None():
+def test_what_is_out_of_scope_gets_none():
     found = jp.allocate(MODEL, 0.5)
     assert found["bias"] is None
     assert jax.tree.structure(found) == jax.tree.structure({**MODEL, "bias": None})

@@ -1,4 +1,4 @@
-"""Which pattern the zeros of a leaf form, found whatever made them, and not found where there is none."""
+"""The pattern that the zeros of a leaf form: found whatever made them, and only if there is one."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -131,7 +131,7 @@ def test_a_negative_zero_is_a_zero_and_a_subnormal_number_is_none():
     assert pattern(jnp.asarray(rows)) == "unstructured"
 
 
-def test_a_NaN_is_no_zero():
+def test_a_nan_is_no_zero():
     rows = np.asarray(weights(MATRIX)).copy()
     rows[5] = 0
     assert pattern(jnp.asarray(rows)) == "rows"
@@ -186,7 +186,9 @@ def test_no_pattern_in_random_zeros_of_a_large_leaf(seed, sparsity):
     assert pattern(jnp.asarray(large)) == "unstructured"
 
 
-@pytest.mark.parametrize("sparsity", [0.001, 0.05, 0.1, 0.125, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.999])
+@pytest.mark.parametrize(
+    "sparsity", [0.001, 0.05, 0.1, 0.125, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.999]
+)
 def test_no_pattern_after_unstructured(sparsity):
     large = jp.prune(weights((256, 512)), sparsity)[0]
     assert pattern(large) == "unstructured"

@@ -1,4 +1,4 @@
-"""Plans: a dry run says to the weight what the masks then do, by which rule, and why the rest stays."""
+"""Plans: a dry run says to the weight what masks then do, by which rule, and why the rest stays."""
 
 import dataclasses
 import re
@@ -57,7 +57,9 @@ floors = st.integers(0, 9)
 
 
 @settings(max_examples=40)
-@given(sparsity=sparsities, per=st.sampled_from(["leaf", 0, 1, -1, "input", "output"]), floor=floors)
+@given(
+    sparsity=sparsities, per=st.sampled_from(["leaf", 0, 1, -1, "input", "output"]), floor=floors
+)
 def test_unstructured(sparsity, per, floor):
     agree(PARAMS, jp.Unstructured(sparsity, per=per, min_nonzero=min(floor, 4)))
 
@@ -294,7 +296,7 @@ def test_the_table_shows_an_array_s_sparsity_as_a_number():
         (jp.Unstructured(0.5, min_nonzero=97), jp.is_weight),
         (jp.L1, jp.is_weight),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_plan_raises_what_make_mask_raises(spec, where):
     with pytest.raises(jp.PruningError) as ours:

@@ -1,4 +1,4 @@
-"""The public face: its names, their documentation, their signatures, and what importing it costs."""
+"""The public face: its names, their documentation and signatures, and what importing it costs."""
 
 import ast
 import dataclasses
@@ -115,7 +115,8 @@ def test_every_public_name_is_a_function_or_a_class():
         ("compat.lcg", "(seed, n)"),
         (
             "compat.prune",
-            "(array, *, sparsity, metric='l1_magnitude', granularity='unstructured', min_nonzero=1, seed=0)",
+            "(array, *, sparsity, metric='l1_magnitude', granularity='unstructured', "
+            "min_nonzero=1, seed=0)",
         ),
     ],
 )
@@ -123,7 +124,10 @@ def test_signature(name, expected):
     parameters = inspect.signature(PUBLIC[name]).parameters.values()
     shown = inspect.Signature(
         [
-            p.replace(annotation=p.empty, default=_Shown(p.default) if p.default is not p.empty else p.empty)
+            p.replace(
+                annotation=p.empty,
+                default=_Shown(p.default) if p.default is not p.empty else p.empty,
+            )
             for p in parameters
         ]
     )
@@ -141,12 +145,15 @@ class _Shown:
 
 
 @pytest.mark.parametrize(
-    ("name", "first"), [("report", ["params", "mask"]), ("allocate", ["params", "sparsity", "method"])]
+    ("name", "first"),
+    [("report", ["params", "mask"]), ("allocate", ["params", "sparsity", "method"])],
 )
 def test_data_come_first_and_choices_by_keyword(name, first):
     parameters = inspect.signature(PUBLIC[name]).parameters
     assert list(parameters)[: len(first)] == first
-    assert all(parameters[p].kind is inspect.Parameter.KEYWORD_ONLY for p in list(parameters)[len(first) :])
+    assert all(
+        parameters[p].kind is inspect.Parameter.KEYWORD_ONLY for p in list(parameters)[len(first) :]
+    )
     assert parameters["where"].default is jp.is_weight
 
 
@@ -164,7 +171,9 @@ def test_everything_is_annotated(name):
 def sections(thing):
     """The parts of a Google-style docstring by their headings, and the summary as ""."""
     text = inspect.cleandoc(thing.__doc__)
-    parts = re.split(r"^(Args|Returns|Raises|Attributes|Examples?|Yields|Note):\n", text, flags=re.M)
+    parts = re.split(
+        r"^(Args|Returns|Raises|Attributes|Examples?|Yields|Note):\n", text, flags=re.M
+    )
     return {"": parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
@@ -175,7 +184,7 @@ def documented(section):
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_everything_has_a_docstring(name):
-    """Its own one, that starts with a sentence; a dataclass makes up its signature if it has none."""
+    """Its own, that starts with a sentence; a dataclass without one makes up its signature."""
     thing = PUBLIC[name]
     assert thing.__doc__
     summary = sections(thing)[""].split("\n\n")[0]
@@ -193,7 +202,9 @@ def test_documented_arguments_are_those_of_the_signature(name):
 @pytest.mark.parametrize("name", sorted(IS_CLASS - ERRORS))
 def test_documented_attributes_are_the_fields(name):
     cls = PUBLIC[name]
-    fields = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else cls._fields
+    fields = (
+        [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else cls._fields
+    )
     written = sections(cls).get("Attributes")
     if written is None:  # few words do for few fields: then the summary names them
         assert all(field in cls.__doc__ for field in fields)
@@ -261,10 +272,11 @@ def run(code):
     return done.stdout.strip()
 
 
-def test_importing_brings_JAX_and_NumPy_and_no_framework():
-    others = ["flax", "optax", "equinox", "haiku", "torch", "tensorflow", "chex", "orbax", "pandas"]
-    code = f"import sys, jaxprune; print(*({others} & sys.modules.keys()))".replace("[", "{").replace("]", "}")
-    assert run(code) == ""
+def test_importing_brings_jax_and_numpy_and_no_framework():
+    imported = run("import sys, jaxprune; print(*sys.modules)").split()
+    assert "jax" in imported
+    others = {"flax", "optax", "equinox", "haiku", "torch", "tensorflow", "chex", "orbax", "pandas"}
+    assert not others & set(imported)
 
 
 def test_importing_leaves_the_choice_of_devices_open():
@@ -277,7 +289,7 @@ print(jax.device_count())
     assert run(code) == "3"
 
 
-def test_importing_changes_no_configuration_of_JAX():
+def test_importing_changes_no_configuration_of_jax():
     code = """
 import jax
 before = dict(jax.config.values)

@@ -1,4 +1,4 @@
-"""Specs and metrics are values: frozen, compared by what they say, and pytrees whose sparsity is data."""
+"""Specs and metrics are values: frozen, compared by what they say, pytrees of their sparsity."""
 
 import copy
 import dataclasses
@@ -50,7 +50,13 @@ SPECS = [
 ]
 METRICS = [jp.L1(), jp.L2(), jp.TaylorProxy(), jp.LCG(0), jp.LCG(1)]
 VALUES = SPECS + METRICS
-ONE_OF_EACH = [jp.Unstructured(0.5), jp.Rows(0.5), jp.Columns(0.5), jp.Channels(0.5), jp.Block(0.5, (2, 4))]
+ONE_OF_EACH = [
+    jp.Unstructured(0.5),
+    jp.Rows(0.5),
+    jp.Columns(0.5),
+    jp.Channels(0.5),
+    jp.Block(0.5, (2, 4)),
+]
 
 
 def named(value):
@@ -111,7 +117,9 @@ class TestValue:
     def test_has_its_sparsity_and_nothing_else_as_data(self, value):
         expected = [value.sparsity] if hasattr(value, "sparsity") else []
         assert jax.tree.leaves(value) == expected
-        keys = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(value)]
+        keys = [
+            jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(value)
+        ]
         assert keys == [".sparsity"] * len(expected)
 
 
@@ -131,9 +139,13 @@ def test_a_map_reaches_the_sparsity_alone(spec):
 
 
 @pytest.mark.parametrize("spec", ONE_OF_EACH, ids=named)
-@pytest.mark.parametrize("stand_in", [None, object(), 7, "*", jax.ShapeDtypeStruct((), jnp.float32)], ids=str)
-def test_what_JAX_puts_in_place_of_data_is_let_through(spec, stand_in):
-    """JAX rebuilds pytrees of axes, shardings and descriptions; a spec must not mistake them for data."""
+@pytest.mark.parametrize(
+    "stand_in",
+    [None, object(), 7, "*", jax.ShapeDtypeStruct((), jnp.float32)],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_jax_puts_in_place_of_data_is_let_through(spec, stand_in):
+    """JAX rebuilds specs of axes, shardings and descriptions, which must not be taken for data."""
     if stand_in in (7, "*"):
         with pytest.raises(jp.InvalidSparsity):
             dataclasses.replace(spec, sparsity=stand_in)
@@ -167,7 +179,9 @@ def test_a_hundred_sparsities_cost_one_trace(spec):
     def kept(spec):
         return jp.make_mask(WEIGHTS, spec).sum()
 
-    units = {"Unstructured": 128, "Rows": 8, "Columns": 16, "Channels": 16, "Block": 16}[named(spec)]
+    units = {"Unstructured": 128, "Rows": 8, "Columns": 16, "Channels": 16, "Block": 16}[
+        named(spec)
+    ]
     found = [int(kept(dataclasses.replace(spec, sparsity=s))) for s in HUNDRED]
     lost = [min(math.floor(np.float32(s) * np.float32(units)), units - 1) for s in HUNDRED]
     assert found == [128 - count * 128 // units for count in lost]
@@ -227,7 +241,7 @@ def test_a_tree_and_a_mapping_of_specs_are_data_too():
         return jax.tree.map(jnp.sum, jp.make_mask(params, specs))
 
     for s in (0.25, 0.5, 0.75):
-        # JAX sorts the keys of a dict that it is given; an OrderedDict keeps the order of the rules.
+        # JAX sorts the keys of a dict; an OrderedDict keeps the order of the rules.
         rules = OrderedDict([("b/*", jp.Unstructured(s)), ("*", s)])
         for specs in ({"a": s, "b": {"kernel": s}}, rules):
             expected = round(128 * (1 - s))
@@ -239,7 +253,9 @@ def test_the_float32_of_a_sparsity_decides_however_it_came():
     scores = jnp.arange(100.0)
     for sparsity in (0.29, np.float64(0.29), np.float32(0.29), jnp.float32(0.29), np.array(0.29)):
         assert int(jp.make_mask(scores, jp.Unstructured(sparsity)).sum()) == 71
-        assert int(jax.jit(lambda s: jp.make_mask(scores, s).sum())(jp.Unstructured(sparsity))) == 71
+        assert (
+            int(jax.jit(lambda s: jp.make_mask(scores, s).sum())(jp.Unstructured(sparsity))) == 71
+        )
 
 
 def test_the_float32_of_a_sparsity_decides_under_x64_too(x64):

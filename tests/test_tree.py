@@ -1,4 +1,4 @@
-"""Trees as people have them: their paths, what is a leaf, which leaves a rule takes, and the way back."""
+"""Trees as people have them: their paths, what is a leaf, which leaves a rule takes, and back."""
 
 import re
 from typing import Any, NamedTuple
@@ -146,7 +146,7 @@ def test_the_same_weights_get_the_same_mask_in_every_tree(tree):
     )
 
 
-def test_biases_get_None_in_every_tree(tree):
+def test_biases_get_none_in_every_tree(tree):
     mask = jp.make_mask(jp.importance(tree, jp.L1()), jp.NM(2, 4))
     flat = jax.tree.leaves(mask, is_leaf=lambda node: node is None)
     assert [kept is None for kept in flat] == [leaf.ndim == 1 for leaf in jax.tree.leaves(tree)]
@@ -307,7 +307,9 @@ def test_where_is_asked_about_floats_only():
         seen.append((path, leaf.dtype.name))
         return True
 
-    jp.make_mask({"a": FIRST, "b": jnp.arange(3), "c": None, "d": jax.random.key(0)}, 0.0, where=where)
+    jp.make_mask(
+        {"a": FIRST, "b": jnp.arange(3), "c": None, "d": jax.random.key(0)}, 0.0, where=where
+    )
     assert set(seen) == {("a", "float32")}
 
 
@@ -402,7 +404,10 @@ KERNELS = {
     ("where", "expected"),
     [
         (jp.is_weight, KERNELS),
-        (lambda path, leaf: leaf.ndim == 2 and "query" in path, {p for p in KERNELS if "query" in p}),
+        (
+            lambda path, leaf: leaf.ndim == 2 and "query" in path,
+            {p for p in KERNELS if "query" in p},
+        ),
         ("head/kernel", {"head/kernel"}),
         ("head", {"head/kernel"}),
         ("encoder/*/kernel", KERNELS - {"head/kernel"}),
@@ -427,7 +432,15 @@ def test_where(where, expected):
 
 
 def test_a_pattern_matches_whole_names_and_the_case():
-    for pattern in ("hea", "ead/kernel", "HEAD", "kernel", "layer_0", re.compile("hea"), re.compile("HEAD")):
+    for pattern in (
+        "hea",
+        "ead/kernel",
+        "HEAD",
+        "kernel",
+        "layer_0",
+        re.compile("hea"),
+        re.compile("HEAD"),
+    ):
         with pytest.raises(jp.NoMatch):
             jp.plan(NET, 0.5, where=pattern)
 
@@ -540,7 +553,14 @@ def test_is_no_weight_even_when_a_stack_raises_its_rank(path):
 
 @pytest.mark.parametrize(
     "leaf",
-    [jnp.ones(8), jnp.ones(()), jnp.ones((0, 8)), jnp.ones((4, 8), int), jnp.ones((4, 8), bool), None],
+    [
+        jnp.ones(8),
+        jnp.ones(()),
+        jnp.ones((0, 8)),
+        jnp.ones((4, 8), int),
+        jnp.ones((4, 8), bool),
+        None,
+    ],
     ids=["rank 1", "rank 0", "zero size", "integers", "booleans", "hole"],
 )
 def test_is_no_weight_whatever_the_name(leaf):
@@ -673,7 +693,9 @@ def test_is_weight_takes_the_matrices_of_an_equinox_vit():
     assert pruned_paths(model) == expected | {"patches/weight", "head/weight"}
     why = reasons(model)
     assert why["stack/norm/weight"] == why["norm/weight"] == "norm scale or statistic by name"
-    assert why["stack/attention/query_proj/bias"] == why["stack/mlp/layers/0/bias"] == "bias by name"
+    assert (
+        why["stack/attention/query_proj/bias"] == why["stack/mlp/layers/0/bias"] == "bias by name"
+    )
     assert why["stack/cell/bias"] == why["patches/bias"] == why["norm/bias"] == "bias by name"
     assert why["embedding/weight"] == why["cls_token"] == "embedding by name"
     assert why["first/mlp/activation"] == "not an array"
