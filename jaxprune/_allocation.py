@@ -173,6 +173,8 @@ def _named(shares: dict[int, int], sizes: dict[int, int]) -> dict[int, float]:
         sparsity = np.float32(wanted / sizes[i])
         while _removed(sparsity, sizes[i]) < wanted:
             sparsity = np.nextafter(sparsity, np.float32(1))
+        while _removed(sparsity, sizes[i]) > wanted:  # a later leaf can take one more, not one less
+            sparsity = np.nextafter(sparsity, np.float32(0))
         carried += shares[i] - _removed(sparsity, sizes[i])
         named[i] = float(sparsity)
     return named

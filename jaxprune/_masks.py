@@ -306,7 +306,7 @@ def _grouped(scores: jax.Array, spec: NM) -> jax.Array:
     order = keys(scores).reshape(view)
     columns = [lax.index_in_dim(order, i, axis + 1) for i in range(spec.m)]
     # A weight stays if fewer than n of its group beat it. To beat an earlier one it must be higher.
-    beaten = [jnp.int8(0)] * spec.m
+    beaten = [jnp.zeros_like(column, jnp.int8) for column in columns]
     for i in range(spec.m):
         for j in range(i):
             wins = (columns[i] > columns[j]).astype(jnp.int8)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxprune._tree import leaves, rebuild
@@ -48,11 +49,13 @@ def on_any_mesh(kernel: Callable[_Params, _Result]) -> Callable[_Params, _Result
 
 
 def placed(values: jax.Array, like: Any) -> jax.Array:
-    """`values` laid out as the array `like`, of the same rank, as far as that is known."""
+    """`values` laid out as the array `like`, of the same rank, as far as their lengths allow it."""
     if isinstance(like, jax.core.Tracer):
         sharding = jax.typeof(like).sharding
-        known = AxisType.Explicit in sharding.mesh.axis_types
-        return jax.sharding.reshard(values, _fitted(sharding, values)) if known else values
+        if AxisType.Explicit in sharding.mesh.axis_types:
+            return jax.sharding.reshard(values, _fitted(sharding, values))
+        whole = jax.device_count() == 1 or AxisType.Manual in sharding.mesh.axis_types
+        return values if whole or like.shape != values.shape else shard_alike(like, values)[1]
     if not isinstance(like, jax.Array) or isinstance(values, jax.core.Tracer):
         return values
     wanted = like.sharding

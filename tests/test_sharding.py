@@ -182,8 +182,9 @@ def check_instructions(result):
     assert not used & (MOVES_ARRAYS | SEARCHES)
 
 
+# A block that lies across two devices cannot be summed without an exchange; below, none does.
 @every_mesh
-@pytest.mark.parametrize("spec", BUDGETED)
+@pytest.mark.parametrize("spec", [name for name in BUDGETED if name != "blocks"])
 @every_layout
 def test_budgets_compile_to_no_gather_and_no_sort(axis_type, spec, layout):
     check_instructions(run(axis_type, spec, LAYOUTS[layout], SMALL))
