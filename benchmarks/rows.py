@@ -30,6 +30,7 @@ def all_rows() -> list[Row]:
         *(_unstructured(sparsity, "score to mask") for sparsity in (0.5, 0.9)),
         *(_unstructured(sparsity, "selection alone") for sparsity in (0.5, 0.9)),
         *(_values(kind, sparsity) for kind in _VALUES for sparsity in (0.5, 0.9)),
+        *(_awkward(shape) for shape in ((2047, 2049), (4194305,))),
         *(_per_axis(axis) for axis in (-1, 0)),
         *(_bfloat16(sparsity) for sparsity in (0.5, 0.9)),
         Row("global budget over ResNet-50", _global),
@@ -121,7 +122,13 @@ _VALUES: dict[str, Callable[[], Any]] = {
 
 
 def _beside_usual(
-    name: str, spec: Any, values: Callable[[], Any], usual: str, *, must: float, aim: float
+    name: str,
+    spec: Any,
+    values: Callable[[], Any],
+    usual: str,
+    *,
+    must: float | None = None,
+    aim: float | None = None,
 ) -> Row:
     """jaxprune against itself: another spec or other values, beside one leaf of normal weights."""
 
@@ -136,6 +143,14 @@ def _beside_usual(
 def _values(kind: str, sparsity: float) -> Row:
     name, spec = f"Unstructured({sparsity}), {kind}", jp.Unstructured(sparsity)
     return _beside_usual(name, spec, _VALUES[kind], "normal values", must=2.5, aim=1.5)
+
+
+def _awkward(shape: tuple[int, ...]) -> Row:
+    """Odd lengths, which cannot be folded into short runs as the selection would like."""
+    name, values = f"Unstructured(0.5), shape {shape}", np.random.default_rng(0).standard_normal
+    return _beside_usual(
+        name, jp.Unstructured(0.5), lambda: values(shape, np.float32), "shape (2048, 2048)"
+    )
 
 
 def _per_axis(axis: int) -> Row:

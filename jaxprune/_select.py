@@ -211,8 +211,10 @@ def _tally(hits: jax.Array, axes: Sequence[int], runs: int | None) -> jax.Array:
     """How many of `hits` are true along `axes`, as int32, the axes kept with length 1."""
     narrow: type[np.signedinteger[Any]] = np.int8
     if runs is None or runs not in axes or hits.shape[runs] == 1:
-        # Whole axes are longer than int8 can count, but most fit int16: twice int32's speed.
-        narrow, runs = np.int16, next((axis for axis in axes if 1 < hits.shape[axis] < 2**15), None)
+        # Whole axes are longer than int8 can count, but most fit int16: twice int32's speed. The
+        # last is the likeliest to lie on one device.
+        fits = [axis for axis in axes if 1 < hits.shape[axis] < 2**15]
+        narrow, runs = np.int16, max(fits, default=None)
     if runs is None:
         return jnp.sum(hits, axes, keepdims=True, dtype=jnp.int32)
     partial = lax.reduce(hits.astype(narrow), narrow(0), lax.add, (runs,))
@@ -318,8 +320,8 @@ def _bisect(
 
 def _bracket(grids: Sequence[_Grid], rank: jax.Array) -> tuple[jax.Array, ...]:
     """Two places between which the key of this `rank` should lie, by a sample of the keys."""
-    group = sum(grid.size for grid in grids)
-    stride = group // (_SAMPLE if rank.size == 1 else _SAMPLE_PER_GROUP)
+    group = float(sum(grid.size for grid in grids))
+    stride = int(group) // (_SAMPLE if rank.size == 1 else _SAMPLE_PER_GROUP)
     if stride < 8:
         return ()
     samples = [_thinned(grid, stride) for grid in grids]

@@ -227,6 +227,18 @@ def test_a_sample_that_guides_the_search_never_changes_its_result(
     np.testing.assert_array_equal(found, oracle.survivors_by_group(scores, counts, axes))
 
 
+@pytest.mark.parametrize("shape", [(2047, 2049), (3000, 1400), (4_194_303,), (50_257, 83)], ids=str)
+def test_a_sample_of_an_array_of_any_shape_is_a_small_part_of_it(shape):
+    def sample(scores):
+        grid = _select._grid(scores, None)
+        guesses = _select._bracket([grid], grid.tally(grid.keys == 0))
+        return _select._thinned(grid, scores.size // 2**15).keys if guesses else ()
+
+    scores = jax.ShapeDtypeStruct(shape, F32)
+    part = jax.eval_shape(sample, scores)
+    assert part == () or part.size <= scores.size // 8
+
+
 # --- one budget over arrays ---------------------------------------------------------------------
 
 
