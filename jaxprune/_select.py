@@ -322,11 +322,11 @@ def _bracket(grids: Sequence[_Grid], rank: jax.Array) -> tuple[jax.Array, ...]:
     """Two places between which the key of this `rank` should lie, by a sample of the keys."""
     group = float(sum(grid.size for grid in grids))
     stride = int(group) // (_SAMPLE if rank.size == 1 else _SAMPLE_PER_GROUP)
-    if stride < 8:
-        return ()
-    samples = [_thinned(grid, stride) for grid in grids]
+    samples = [_thinned(grid, max(1, stride)) for grid in grids]
     weights = [grid.size / sample.size for grid, sample in zip(grids, samples, strict=True)]
-    size = sum(sample.size for sample in samples)
+    size = float(sum(sample.size for sample in samples))
+    if size * 8 > group:
+        return ()
     share = rank.astype(jnp.float32) / group
     margin = _SPREAD * jnp.sqrt(share * (1 - share) / size) * group + group / size
     ends = jnp.stack([rank - margin, rank + margin]).clip(1, group)
@@ -351,9 +351,8 @@ def _thinned(grid: _Grid, stride: int) -> _Grid:
     for axis in sorted(grid.axes, key=lambda axis: (axis != grid.runs, -grid.keys.shape[axis])):
         length = grid.keys.shape[axis]
         most = length if axis == grid.runs else max(1, length // _LEAST)
-        step = 2 ** int(math.log2(min(stride, most)))
-        if _divides(grid.keys, axis, step):
-            steps[axis], stride = step, stride // step
+        steps[axis] = 2 ** int(math.log2(min(stride, most)))
+        stride //= steps[axis]
     thin = grid.keys[tuple(slice(None, None, step) for step in steps)]
     return _Grid(thin, grid.axes, None)
 
