@@ -2,7 +2,7 @@
 # Each target installs what it needs and no more, once, and again when pyproject.toml changes.
 
 PYTHON ?= python3
-# NumPy 1.26 has no wheels for the newest Python; the newest JAX no longer runs on the oldest.
+# NumPy 2.0 has no wheels for the newest Python; the newest JAX no longer runs on the oldest.
 OLDEST_PYTHON ?= python3.11
 NEWEST_PYTHON ?= python3.13
 VENV ?= .venv

@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not rows:
         names = "\n  ".join(row.name for row in all_rows())
         parser.error(f"no row is called {options.only!r}; the rows are\n  {names}")
+    busy = os.getloadavg()[0]
     lines = _measured(rows, options.rounds)
-    print(_machine(options.rounds))
+    print(_machine(options.rounds, busy))
     print(_table([cells for row in rows for cells in _cells(row, lines[row.name])]))
     print(_verdict([line for row in rows for line in lines[row.name]]))
 
@@ -45,14 +46,16 @@ def _measured(rows: Sequence[Row], rounds: int) -> dict[str, list[Line]]:
     return lines
 
 
-def _machine(rounds: int) -> str:
+def _machine(rounds: int, busy: float) -> str:
+    """What it was measured on. A load by others makes ratios noisy, of two threads most of all."""
     device = jax.devices()[0]
     kind = device.device_kind if device.platform != "cpu" else platform.machine()
     has_torch = is_installed("torch")
     torch = f"torch {version('torch')}" if has_torch else "torch not installed: left out"
     return "\n".join(
         [
-            f"{jax.device_count()} {device.platform} device ({kind}), {os.cpu_count()} CPUs, "
+            f"{jax.device_count()} {device.platform} device ({kind}), {os.cpu_count()} CPUs "
+            f"with a load of {busy:.1f} at the start, "
             f"Python {platform.python_version()}, JAX {jax.__version__}, "
             f"NumPy {version('numpy')}, {torch}",
             f"medians of {rounds} rounds (fewer with slow rivals); 4,194,304 float32 normals "

@@ -110,8 +110,11 @@ def shares(
     # Everything below the cut goes; what lies on it goes array by array until the budget is met.
     upto = counts(at)
     given = [jnp.where(at > 0, below, 0) for below in counts(jnp.maximum(at, 1) - 1)]
+    high, low = (-limb for limb in _difference(given, count))
     for i in range(len(given)):
-        given[i] += jnp.clip(-_surplus(given, count), 0, upto[i] - given[i])
+        more = jnp.clip(_saturated(high, low), 0, upto[i] - given[i])
+        given[i] += more
+        high, low = high - (more >> 16), low - (more & 0xFFFF)
     return given, at
 
 
@@ -388,13 +391,21 @@ def _excess_upto(
 
 def _surplus(counts: Sequence[jax.Array], count: Limbs) -> jax.Array:
     """The sum of int32 `counts` less `count`: exact within int32, saturated beyond it."""
+    return _saturated(*_difference(counts, count))
+
+
+def _difference(counts: Sequence[jax.Array], count: Limbs) -> Limbs:
+    """The sum of int32 `counts` less `count`, in limbs that may carry."""
     high = sum((c >> 16 for c in counts), jnp.int32(0)) - count[0]
-    low = sum((c & 0xFFFF for c in counts), jnp.int32(0)) - count[1]
+    return high, sum((c & 0xFFFF for c in counts), jnp.int32(0)) - count[1]
+
+
+def _saturated(high: jax.Array, low: jax.Array) -> jax.Array:
+    """`high * 2**16 + low` as int32, the nearest it can hold."""
     high, low = high + (low >> 16), low & 0xFFFF
     whole = jnp.clip(high, -(2**15), 2**15 - 1) * 2**16 + low
-    return jnp.where(
-        high < -(2**15), jnp.int32(-(2**31)), jnp.where(high >= 2**15, jnp.int32(LARGEST), whole)
-    )
+    lowest, highest = jnp.int32(-LARGEST - 1), jnp.int32(LARGEST)
+    return jnp.where(high < -(2**15), lowest, jnp.where(high >= 2**15, highest, whole))
 
 
 def _limits(dtype: Any) -> tuple[int, int]:
