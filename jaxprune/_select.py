@@ -66,7 +66,7 @@ def survivors(
     grid = _grid(scores, axes)
     # Zeros of the type that counts will have: a loop must know it beforehand, under shard_map too.
     none = grid.tally(jnp.zeros_like(scores, bool).reshape(grid.keys.shape))
-    rank = none + count
+    rank = none + (count.reshape(none.shape) if count.ndim else count)
     start = none.astype(grid.counter)
     guesses = _bracket([grid], rank) if near is None else (start + near, start + near - 1)
 
@@ -325,7 +325,9 @@ def _bracket(grids: Sequence[_Grid], rank: jax.Array) -> tuple[jax.Array, ...]:
     """Two places between which the key of this `rank` should lie, by a sample of the keys."""
     group = float(sum(grid.size for grid in grids))
     stride = int(group) // (_SAMPLE if rank.size == 1 else _SAMPLE_PER_GROUP)
-    samples = [_thinned(grid, max(1, stride)) for grid in grids]
+    if not stride:
+        return ()
+    samples = [_thinned(grid, stride) for grid in grids]
     weights = [grid.size / sample.size for grid, sample in zip(grids, samples, strict=True)]
     size = float(sum(sample.size for sample in samples))
     if size * 8 > group:
