@@ -9,6 +9,8 @@ VENV ?= .venv
 VENV_OLDEST ?= .venv-oldest
 VENV_NEWEST ?= .venv-newest
 WORKERS ?= 2
+# Which tests; all of them by default.
+TESTS ?=
 
 BIN := $(VENV)/bin
 # Quieter than -q: pip's errors still show, its remarks about the machine's package index do not.
@@ -30,10 +32,10 @@ examples: $(VENV)/.ready-examples  ## run every example
 	@set -e; for example in examples/*.py; do echo "--- $$example"; $(BIN)/python "$$example"; done
 
 test: $(VENV)/.ready-test  ## run the tests, and the code of the README, docs and docstrings
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
 test-oldest: $(VENV_OLDEST)/.ready-test  ## the same on the oldest supported versions
-	$(VENV_OLDEST)/bin/python -m pytest -n $(WORKERS)
+	$(VENV_OLDEST)/bin/python -m pytest -n $(WORKERS) $(TESTS)
 
 test-newest:  ## the same on the newest Python, with the newest versions it can have
 	@$(MAKE) --no-print-directory test PYTHON=$(NEWEST_PYTHON) VENV=$(VENV_NEWEST)
