@@ -456,12 +456,16 @@ def test_a_path_with_the_signs_of_a_pattern_matches_itself():
     assert pruned_paths(params, where="layers[1]") == {"layers[1]/kernel"}
 
 
-def test_where_takes_the_first_argument_as_path_and_the_second_as_leaf():
+def test_where_is_given_the_path_and_the_leaf_itself():
+    seen = {}
+
     def where(path, leaf):
-        assert NET["head"]["kernel"] is leaf or path != "head/kernel"
+        seen[path] = leaf
         return path == "head/kernel"
 
     assert pruned_paths(NET, where=where) == {"head/kernel"}
+    assert seen["head/kernel"] is FIRST
+    assert seen["encoder/layer_0/out/kernel"] is SECOND
 
 
 # --- is_weight by name --------------------------------------------------------------------------
@@ -575,12 +579,13 @@ class LinenBlock(nn.Module):
     def __call__(self, x, _):
         y = nn.LayerNorm()(x)
         x = x + nn.MultiHeadDotProductAttention(num_heads=2, name="attention")(y, y)
-        y = nn.Dense(16, name="up")(nn.RMSNorm(name="ffn_norm")(x))
+        boxed = nn.with_partitioning(nn.initializers.lecun_normal(), ("embed", "mlp"))
+        y = nn.Dense(16, kernel_init=boxed, name="up")(nn.RMSNorm(name="ffn_norm")(x))
         return x + nn.Dense(8, name="down")(y), None
 
 
 class LinenViT(nn.Module):
-    """A vision transformer whose blocks are stacked by `nn.scan`, with boxes around a layer."""
+    """A vision transformer whose blocks are stacked by `nn.scan`, with boxes around some kernels."""
 
     @nn.compact
     def __call__(self, image):
@@ -592,7 +597,11 @@ class LinenViT(nn.Module):
         x = x + self.param("pos_embedding", nn.initializers.normal(), (1, x.shape[1], 8))
         x = x + nn.Embed(5, 8, name="segment")(jnp.zeros(x.shape[1], int))
         stack = nn.scan(
-            LinenBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=3
+            LinenBlock,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=3,
+            metadata_params={nn.PARTITION_NAME: "layers"},
         )
         x, _ = stack(name="blocks")(x, None)
         partitioned = nn.with_partitioning(nn.initializers.lecun_normal(), ("embed", "vocab"))
