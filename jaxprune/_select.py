@@ -104,7 +104,7 @@ def shares(
     grids = [_grid(array, None) for array in scores]
 
     def counts(at: jax.Array) -> list[jax.Array]:
-        return [jnp.minimum(*pair) for pair in zip(_counts(grids, at), most, strict=True)]
+        return [jnp.minimum(*pair) for pair in zip(_counts(scores, at), most, strict=True)]
 
     at = _common_cut(grids, counts, count)
     # Everything below the cut goes; what lies on it goes array by array until the budget is met.
@@ -123,7 +123,7 @@ def shares(
 def nth_lowest(scores: Sequence[jax.Array], rank: Limbs) -> jax.Array:
     """The score of a `rank`, counted from 1 up in limbs, among all of `scores`, of one dtype."""
     grids = [_grid(array, None) for array in scores]
-    at = _common_cut(grids, functools.partial(_counts, grids), rank, slack=-1)
+    at = _common_cut(grids, functools.partial(_counts, scores), rank, slack=-1)
     order, dtype = grids[0].key(at), scores[0].dtype
     low, infinity = _limits(dtype)
     kind, zero = order.dtype.type, low + infinity
@@ -251,9 +251,16 @@ def _divides(array: jax.Array, axis: int, block: int) -> bool:
     return array.shape[axis] % (block * jax.device_count()) == 0
 
 
-def _counts(grids: Sequence[_Grid], at: jax.Array) -> list[jax.Array]:
-    """How many keys of each grid lie at or below the place `at`."""
-    return [grid.tally(grid.keys <= grid.key(at)).reshape(()) for grid in grids]
+def _counts(scores: Sequence[jax.Array], at: jax.Array) -> list[jax.Array]:
+    """How many keys of each array lie at or below the place `at`."""
+    counts = []
+    for array in scores:
+        # Tied to the place, the keys are made anew in every pass. Otherwise the compiler makes them
+        # once, before the search, and keeps those of all arrays in memory.
+        fresh, here = lax.optimization_barrier((array, at))
+        grid = _grid(fresh, None)
+        counts.append(grid.tally(grid.keys <= grid.key(here)).reshape(()))
+    return counts
 
 
 def _common_cut(

@@ -585,7 +585,7 @@ class LinenBlock(nn.Module):
 
 
 class LinenViT(nn.Module):
-    """A vision transformer whose blocks are stacked by `nn.scan`, with boxes around some kernels."""
+    """A vision transformer whose blocks `nn.scan` stacks, with boxes around some kernels."""
 
     @nn.compact
     def __call__(self, image):
