@@ -112,7 +112,7 @@ def apply_mask(params: Any, mask: Any) -> Any:
     """Sets the weights that the mask does not keep to zero.
 
     The result holds 0.0 wherever the mask is False, also where a NaN or an infinity stood, and
-    every other bit unchanged. Under `jax.jit(jp.apply_mask, donate_argnums=0)` it happens in place.
+    every other value unchanged. Under `jax.jit(jp.apply_mask, donate_argnums=0)` it happens in place.
 
     Args:
         params: Any tree of arrays.
@@ -317,7 +317,7 @@ def _grouped(scores: jax.Array, spec: NM) -> jax.Array:
 
 @jax.jit
 def _zeroed(weights: jax.Array, kept: jax.Array) -> jax.Array:
-    return jnp.where(kept, weights, jnp.zeros((), weights.dtype))
+    return jnp.where(kept, weights, 0)
 
 
 @jax.jit
@@ -329,6 +329,8 @@ def _packed(mask: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=1)
 @on_any_mesh
 def _unpacked(packed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    if 0 in shape:
+        return jnp.zeros(shape, bool)
     last = shape[-1] if shape else 1
     return jnp.unpackbits(packed, axis=-1, count=last).astype(bool).reshape(shape)
 

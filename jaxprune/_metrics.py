@@ -31,7 +31,7 @@ class L1:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class L2:
-    """The square w^2, correctly rounded to float32 (float64 for float64 weights).
+    """The square w^2, correctly rounded to float32; float64 weights are squared as they are.
 
     Half-precision weights are squared in float32, where the square is exact, and squares too small
     for a normal float32 keep their order even where the backend flushes such numbers to zero.
