@@ -112,7 +112,8 @@ def apply_mask(params: Any, mask: Any) -> Any:
     """Sets the weights that the mask does not keep to zero.
 
     The result holds 0.0 wherever the mask is False, also where a NaN or an infinity stood, and
-    every other value unchanged. Under `jax.jit(jp.apply_mask, donate_argnums=0)` it happens in place.
+    every other value unchanged. Under `jax.jit(jp.apply_mask, donate_argnums=0)` it happens in
+    place.
 
     Args:
         params: Any tree of arrays.
