@@ -18,17 +18,17 @@ from jax import lax
 from jaxprune import _lcg
 from jaxprune._errors import NoMatch, PruningError, shown
 from jaxprune._sharding import placed
-from jaxprune._tree import Leaf, as_array, is_array, is_prunable, leaves, rebuild
+from jaxprune._tree import Leaf, as_array, is_array, is_prunable, leaves, node, rebuild
 from jaxprune._wide import product
 
 
-@jax.tree_util.register_dataclass
+@node()
 @dataclass(frozen=True, slots=True)
 class L1:
     """The magnitude |w|, in the dtype of the weight."""
 
 
-@jax.tree_util.register_dataclass
+@node()
 @dataclass(frozen=True, slots=True)
 class L2:
     """The square w^2, correctly rounded to float32; float64 weights are squared as they are.
@@ -38,7 +38,7 @@ class L2:
     """
 
 
-@jax.tree_util.register_dataclass
+@node()
 @dataclass(frozen=True, slots=True)
 class TaylorProxy:
     """The square w^2: Taylor importance (w * g)^2 with every gradient taken as 1.
@@ -47,7 +47,7 @@ class TaylorProxy:
     """
 
 
-@jax.tree_util.register_dataclass
+@node("key")
 @dataclass(frozen=True, slots=True)
 class Random:
     """Uniform in [0, 1), float32, independent for every leaf: the baseline to beat.
@@ -67,7 +67,7 @@ class Random:
     key: jax.Array
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["seed"])
+@node()
 @dataclass(frozen=True, slots=True)
 class LCG:
     """The reference's random scores: its 64-bit linear congruential generator, bit for bit.

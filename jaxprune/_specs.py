@@ -6,13 +6,11 @@ is answered here by `misfit`, and what the spec does to it in `_masks.py` by `ma
 dispatch on the type of the spec: registering a class with the two is all it takes to add one.
 """
 
-import dataclasses
 import functools
 import math
 import numbers
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +27,7 @@ from jaxprune._errors import (
     shown,
 )
 from jaxprune._select import LARGEST
-from jaxprune._tree import Leaf, is_array, is_traced
+from jaxprune._tree import Leaf, is_array, is_traced, node
 
 Axis: TypeAlias = int | Literal["input", "output"]
 Scope: TypeAlias = Literal["leaf", "global"] | Axis
@@ -37,20 +35,9 @@ Reduce: TypeAlias = Literal["sum", "mean", "l2", "max"]
 Scalar: TypeAlias = float | jax.Array | np.ndarray[Any, Any]
 
 _AXES = {"input": -2, "output": -1}
-_Class = TypeVar("_Class", bound=type)
 
 
-def _with_data(*data: str) -> Callable[[_Class], _Class]:
-    """Registers a dataclass as a pytree whose fields are static but for `data`."""
-
-    def register(cls: _Class) -> _Class:
-        static = [field.name for field in dataclasses.fields(cls) if field.name not in data]
-        return jax.tree_util.register_dataclass(cls, list(data), static)
-
-    return register
-
-
-@_with_data("sparsity")
+@node("sparsity")
 @dataclass(frozen=True, slots=True)
 class Unstructured:
     """Prunes the lowest scores wherever they stand.
@@ -83,7 +70,7 @@ class Unstructured:
             _check_axis("per", self.per, 'or "leaf" or "global"')
 
 
-@_with_data("sparsity")
+@node("sparsity")
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Prunes whole rows (indices along axis 0) of matrices.
@@ -110,7 +97,7 @@ class Rows:
         _check_units(self)
 
 
-@_with_data("sparsity")
+@node("sparsity")
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Prunes whole columns (indices along axis 1) of matrices.
@@ -129,7 +116,7 @@ class Columns:
         _check_units(self)
 
 
-@_with_data("sparsity")
+@node("sparsity")
 @dataclass(frozen=True, slots=True)
 class Channels:
     """Prunes whole channels: every index along an axis is one unit, in a leaf of any rank.
@@ -153,7 +140,7 @@ class Channels:
         _check_axis("axis", self.axis)
 
 
-@_with_data()
+@node()
 @dataclass(frozen=True, slots=True)
 class NM:
     """Keeps `n` of every `m` consecutive weights; among equal scores the lower index is kept.
@@ -189,7 +176,7 @@ class NM:
             _check_axis("axis", self.axis, "or None for the whole leaf in row-major order")
 
 
-@_with_data("sparsity")
+@node("sparsity")
 @dataclass(frozen=True, slots=True)
 class Block:
     """Prunes whole blocks of the last two axes; leading axes stack such matrices under one budget.

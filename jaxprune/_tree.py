@@ -6,11 +6,12 @@ framework: a `None` is a leaf (a hole, where a mask leaves a weight dense), a bo
 paths do, so a mask made of a `FrozenDict` fits the plain dict restored from a checkpoint.
 """
 
+import dataclasses
 import difflib
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,37 @@ Pattern: TypeAlias = str | re.Pattern[str]
 Where: TypeAlias = Callable[[str, Any], bool] | Pattern | Sequence[Pattern]
 
 PRUNABLE = ("float64", "float32", "bfloat16", "float16")
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def node(*data: str) -> Callable[[_Class], _Class]:
+    """Registers a dataclass as a pytree whose fields are static but for `data`.
+
+    Unlike those of `jax.tree_util.register_dataclass`, the structures of two classes with the same
+    fields differ, and by these `jit` looks its traces up.
+    """
+
+    def register(cls: _Class) -> _Class:
+        static = [field.name for field in dataclasses.fields(cls) if field.name not in data]
+
+        def flatten(of: Any) -> tuple[list[Any], tuple[Any, ...]]:
+            return [getattr(of, name) for name in data], tuple(getattr(of, n) for n in static)
+
+        def flatten_with_keys(of: Any) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+            values, fixed = flatten(of)
+            keys = map(jax.tree_util.GetAttrKey, data)
+            return list(zip(keys, values, strict=True)), fixed
+
+        def unflatten(fixed: tuple[Any, ...], values: Iterable[Any]) -> Any:
+            return cls(
+                **dict(zip(data, values, strict=True)), **dict(zip(static, fixed, strict=True))
+            )
+
+        jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+        return cls
+
+    return register
 
 
 class Leaf(NamedTuple):
@@ -244,13 +276,13 @@ _NO_WEIGHT = (
     ("bias", re.compile(r".*bias.*|beta"), re.compile("(?!)")),
     (
         "norm scale or statistic",
-        re.compile(r".*scale.*|gamma|mean|var"),
+        re.compile(r".*scale.*|gamma|mean|var|.*norm"),
         re.compile(r".*norm.*|(ln|bn|gn)(_?\w*\d+\w*|_\w+)?"),
     ),
     (
         "embedding",
-        re.compile(r".*embed.*|.*token.*|cls"),
-        re.compile(r".*embed.*|.*token.*|wte|wpe"),
+        re.compile(r".*embed.*|.*token.*|cls|wte|wpe|.*_emb"),
+        re.compile(r".*embed.*|.*token.*|wte|wpe|.*_emb"),
     ),
 )
 
