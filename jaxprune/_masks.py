@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxprune._bits import from_keys, keys, nonzero
 from jaxprune._errors import Problem, StructureMismatch, raise_problems
 from jaxprune._metrics import L1, Metric, importance
 from jaxprune._plan import decide
-from jaxprune._select import keys, limbs, nonzero, shares, survivors
+from jaxprune._select import limbs, shares, survivors
 from jaxprune._sharding import on_any_mesh, placed
 from jaxprune._specs import (
     NM,
@@ -156,7 +157,7 @@ def mask_from_zeros(params: Any, *, where: Where = is_weight) -> Any:
     members = set(rules[0].members)
     return rebuild(
         params,
-        [nonzero(as_array(leaf.value)) if i in members else None for i, leaf in enumerate(found)],
+        [nonzero(leaf.value) if i in members else None for i, leaf in enumerate(found)],
     )
 
 
@@ -285,7 +286,7 @@ def _units(
 def _reduced(scores: jax.Array, axes: tuple[int, ...], reduce: Reduce) -> jax.Array:
     wide = jnp.promote_types(scores.dtype, jnp.float32)
     if reduce == "max":
-        return jnp.max(scores, axes, keepdims=True)
+        return from_keys(jnp.max(keys(scores), axes, keepdims=True), scores.dtype)
     if reduce == "l2":
         return jnp.sqrt(jnp.sum(jnp.square(scores.astype(wide)), axes, keepdims=True))
     summed = jnp.sum(scores.astype(wide), axes, keepdims=True)

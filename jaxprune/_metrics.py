@@ -13,13 +13,12 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxprune import _lcg
+from jaxprune._bits import square
 from jaxprune._errors import NoMatch, PruningError, shown
 from jaxprune._sharding import placed
 from jaxprune._tree import Leaf, as_array, is_array, is_prunable, leaves, node, rebuild
-from jaxprune._wide import product
 
 
 @node()
@@ -31,10 +30,10 @@ class L1:
 @node()
 @dataclass(frozen=True, slots=True)
 class L2:
-    """The square w^2, correctly rounded to float32; float64 weights are squared as they are.
+    """The square w^2, correctly rounded: to float64 for float64 weights, to float32 for others.
 
-    Half-precision weights are squared in float32, where the square is exact, and squares too small
-    for a normal float32 keep their order even where the backend flushes such numbers to zero.
+    Squares too small for a normal number keep their order even where the backend flushes such
+    numbers to zero.
     """
 
 
@@ -180,30 +179,7 @@ _magnitude = jax.jit(jnp.abs)
 
 @jax.jit
 def _square(weights: jax.Array) -> jax.Array:
-    if weights.dtype == jnp.float64:
-        return weights * weights
-    single = weights.astype(jnp.float32)
-    magnitude = lax.bitcast_convert_type(single, jnp.uint32) & 0x7FFFFFFF
-    # Below 2**-63 the square is subnormal, and backends differ in what they make of it: integers do
-    # not.
-    tiny = magnitude < int(np.float32(2.0**-63).view(np.uint32))
-    exact = lax.bitcast_convert_type(_tiny_square(magnitude), jnp.float32)
-    return jnp.where(tiny, exact, single * single)
-
-
-def _tiny_square(magnitude: jax.Array) -> jax.Array:
-    """The bits of the square of a float32 below 2**-63, rounded half to even."""
-    exponent = magnitude >> 23
-    mantissa = (magnitude & 0x7FFFFF) | 0x800000
-    # w = mantissa * 2**(exponent - 150), so w^2 holds mantissa^2 * 2**(2 * exponent - 151) of the
-    # smallest subnormals, 2**-149. The exponent is at most 63: at least 25 of the 48 bits of the
-    # square go.
-    high, low = product(mantissa, mantissa)
-    kept, sticky = (high << 8) | (low >> 24), (low & 0xFFFFFF) != 0
-    shift = jnp.minimum(127 - 2 * exponent, 31).astype(jnp.uint32)
-    whole, lost, half = kept >> shift, kept & ((1 << shift) - 1), jnp.uint32(1) << (shift - 1)
-    up = (lost > half) | ((lost == half) & (sticky | (whole & 1 == 1)))
-    return jnp.where(exponent < 51, 0, whole + up.astype(jnp.uint32))
+    return square(weights.astype(jnp.promote_types(weights.dtype, jnp.float32)))
 
 
 @functools.partial(jax.jit, static_argnums=1)

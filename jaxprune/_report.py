@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune._bits import exponent, from_keys, keys, nonzero, scaled_down, scaled_up
 from jaxprune._errors import NoMatch, PruningError, raise_problems, shown
 from jaxprune._masks import mask_problem
 from jaxprune._patterns import find_pattern
-from jaxprune._select import count_nonzero, keys, limbs, nth_lowest, survivors
+from jaxprune._select import limbs, nth_lowest, survivors
+from jaxprune._sharding import on_any_mesh
 from jaxprune._table import integer, table
 from jaxprune._tree import (
     Leaf,
@@ -61,6 +63,10 @@ class Count:
     def density(self) -> float:
         """The fraction that is not zero."""
         return self.nonzero / self.total if self.total else 0.0
+
+    def __add__(self, other: "Count") -> "Count":
+        mine, others = dataclasses.astuple(self), dataclasses.astuple(other)
+        return Count(*map(sum, zip(mine, others, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,14 +252,20 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
         reasons = [why if value is None else "" for why, value in zip(outside, kept, strict=True)]
     if all(reasons):
         raise NoMatch("no leaf is in scope: choose some with where=, or pass a mask that has some.")
-    rows, first = [], dict[int, str]()
+    # An array in several places is counted once, where it is in scope if it is anywhere.
+    owners: dict[int, str] = {}
+    for leaf, _ in sorted(zip(found, reasons, strict=True), key=lambda pair: pair[1] != ""):
+        owners.setdefault(id(leaf.value), leaf.path)
+    rows = []
     for leaf, value, reason in zip(found, kept, reasons, strict=True):
         if not is_array(leaf.value):
             continue
-        shared_with = first.setdefault(id(leaf.value), leaf.path)
-        rows.append(_row(leaf, value, reason, "" if shared_with == leaf.path else shared_with))
-    pruned = _sum(row.count for row in rows if row.in_scope)
-    return SparsityReport(tuple(rows), pruned, _sum(row.count for row in rows))
+        owner = owners[id(leaf.value)]
+        rows.append(_row(leaf, value, reason, "" if owner == leaf.path else owner))
+    counts = [(row.count, row.in_scope) for row in rows if row.count]
+    none = Count(0, 0, 0, 0)
+    pruned = sum((count for count, in_scope in counts if in_scope), none)
+    return SparsityReport(tuple(rows), pruned, sum((count for count, _ in counts), none))
 
 
 def stats(scores: Any) -> ScoreStats:
@@ -298,12 +310,14 @@ def top_scores(scores: Any, k: int) -> list[TopScore]:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise PruningError(f"k is a positive Python integer, got {shown(k)}.")
     found = [leaf for leaf in concrete_leaves(scores, "top_scores") if is_prunable(leaf.value)]
+    arrays = _scores(scores, found)
+    widest = _widest(arrays)
     best: list[tuple[int, TopScore]] = []
-    for leaf, array in zip(found, _scores(scores, found), strict=True):
+    for leaf, array in zip(found, arrays, strict=True):
         high = survivors(array, jnp.int32(max(0, array.size - k)), ties="last")
-        order, values = np.asarray(keys(array)), np.asarray(array)
-        for index in zip(*np.nonzero(np.asarray(high)), strict=True):
-            place = tuple(int(i) for i in index)
+        order, values = np.asarray(keys(array.astype(widest))), np.asarray(array)
+        for index in np.argwhere(np.asarray(high)):
+            place = tuple(map(int, index))
             best.append((int(order[place]), TopScore(leaf.path, place, float(values[place]))))
     best.sort(key=lambda item: -item[0])
     return [score for _, score in best[:k]]
@@ -316,28 +330,45 @@ def _scores(tree: Any, found: Sequence[Leaf]) -> list[jax.Array]:
     return arrays
 
 
+def _widest(arrays: Sequence[jax.Array]) -> Any:
+    """The type that holds the scores of all `arrays`, float32 at the least."""
+    return functools.reduce(jnp.promote_types, [a.dtype for a in arrays], jnp.dtype("float32"))
+
+
 @jax.jit
 def _stats(scores: Sequence[jax.Array]) -> ScoreStats:
-    widest = functools.reduce(
-        jnp.promote_types, [array.dtype for array in scores], jnp.dtype("float32")
-    )
+    widest = _widest(scores)
     wide = [array.astype(widest) for array in scores]
     total = sum(array.size for array in wide)
+    orders = [keys(array) for array in wide]
+    lowest = from_keys(jnp.stack([jnp.min(order) for order in orders]).min(), widest)
+    highest = from_keys(jnp.stack([jnp.max(order) for order in orders]).max(), widest)
+    # Sums and squares are taken of numbers of magnitude below 2, whatever the scores: they neither
+    # overflow nor are flushed.
+    power = _power(lowest, highest)
+    fractions = [scaled_down(array, power) for array in wide]
 
     def mean_of(parts: Iterable[jax.Array]) -> jax.Array:
         # Two short sums lose less to rounding than one long one.
         sums = [jnp.sum(jnp.sum(part, -1)) if part.ndim else part for part in parts]
         return sum(sums, jnp.zeros((), widest)) / total
 
-    mean = mean_of(wide)
-    variance = mean_of(jnp.square(array - mean) for array in wide)
+    mean = mean_of(fractions)
+    std = jnp.sqrt(mean_of(jnp.square(part - mean) for part in fractions))
+    middle = nth_lowest(wide, limbs((total + 1) // 2))
+    median = middle if total % 2 else _midpoint(middle, nth_lowest(wide, limbs(total // 2 + 1)))
+    return ScoreStats(lowest, highest, scaled_up(mean, power), median, scaled_up(std, power))
 
-    def nth(rank: int) -> jax.Array:
-        return nth_lowest(wide, limbs(rank))
 
-    middle = nth((total + 1) // 2)
-    median = middle if total % 2 else (middle + nth(total // 2 + 1)) / 2
-    return ScoreStats(nth(1), nth(total), mean, median, jnp.sqrt(variance))
+def _midpoint(a: jax.Array, b: jax.Array) -> jax.Array:
+    power = _power(a, b)
+    return scaled_up((scaled_down(a, power) + scaled_down(b, power)) / 2, power)
+
+
+def _power(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The power of two that scales two numbers, and all between them, to a magnitude below 2."""
+    power = jnp.maximum(exponent(a), exponent(b))
+    return jnp.where(jnp.isfinite(a) & jnp.isfinite(b), power, 0)
 
 
 def _row(leaf: Leaf, kept: Any, reason: str, shared_with: str) -> LeafReport:
@@ -345,19 +376,20 @@ def _row(leaf: Leaf, kept: Any, reason: str, shared_with: str) -> LeafReport:
     if shared_with or not is_prunable(leaf.value):
         why = f"same array as {shared_with!r}" if shared_with else reason
         return LeafReport(leaf.path, shape, dtype, None, "", False, why, 0)
-    weights = as_array(leaf.value)
-    nonzero = int(count_nonzero(weights))
-    stray = 0 if kept is None else int(count_nonzero(jnp.where(kept, 0, weights)))
-    dense = weights.size * weights.dtype.itemsize
-    packed = nonzero * weights.dtype.itemsize + -(-weights.size // 8)
-    count = Count(weights.size, nonzero, dense, dense if reason else min(dense, packed))
-    pattern = find_pattern(weights, nonzero)
+    alive = nonzero(leaf.value)
+    nonzeros = int(_count(alive))
+    stray = 0 if kept is None else int(_count(alive & ~kept))
+    dense = alive.size * leaf.value.dtype.itemsize
+    packed = nonzeros * leaf.value.dtype.itemsize + -(-alive.size // 8)
+    count = Count(alive.size, nonzeros, dense, dense if reason else min(dense, packed))
+    pattern = find_pattern(alive, nonzeros)
     return LeafReport(leaf.path, shape, dtype, count, pattern, not reason, reason, stray)
 
 
-def _sum(counts: Iterable[Count | None]) -> Count:
-    parts = [dataclasses.astuple(count) for count in counts if count is not None]
-    return Count(*map(sum, zip(*parts, strict=True)))
+@jax.jit
+@on_any_mesh
+def _count(hits: jax.Array) -> jax.Array:
+    return jnp.sum(hits, dtype=jnp.int32)
 
 
 def _rendered(report: SparsityReport) -> str:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxprune._bits import from_keys, keys
 from jaxprune._sharding import on_any_mesh
 
 Ties: TypeAlias = Literal["first", "last"]
@@ -124,11 +125,7 @@ def nth_lowest(scores: Sequence[jax.Array], rank: Limbs) -> jax.Array:
     """The score of a `rank`, counted from 1 up in limbs, among all of `scores`, of one dtype."""
     grids = [_grid(array, None) for array in scores]
     at = _common_cut(grids, functools.partial(_counts, scores), rank, slack=-1)
-    order, dtype = grids[0].key(at), scores[0].dtype
-    low, infinity = _limits(dtype)
-    kind, zero = order.dtype.type, low + infinity
-    bits = jnp.where(order < kind(zero), kind(infinity) - order, order - kind(zero))
-    return lax.bitcast_convert_type(bits, dtype)
+    return from_keys(grids[0].key(at), scores[0].dtype)
 
 
 def limbs(count: int | jax.Array, most: int | None = None) -> Limbs:
@@ -142,37 +139,6 @@ def limbs(count: int | jax.Array, most: int | None = None) -> Limbs:
     limit = limbs(most)
     over = (high > limit[0]) | ((high == limit[0]) & (low > limit[1]))
     return jnp.where(over, limit[0], high), jnp.where(over, limit[1], low)
-
-
-def nonzero(weights: jax.Array) -> jax.Array:
-    """Where floats are neither 0.0 nor -0.0, whatever of them the backend flushes to zero."""
-    bits = lax.bitcast_convert_type(weights, jnp.dtype(f"uint{8 * weights.dtype.itemsize}"))
-    return bits << 1 != 0
-
-
-@jax.jit
-@on_any_mesh
-def count_nonzero(weights: jax.Array) -> jax.Array:
-    """How many floats are not zero: an int32 scalar."""
-    grid = _grid(weights, None)
-    return grid.tally(grid.keys != keys(jnp.zeros((), weights.dtype))).reshape(())
-
-
-def keys(scores: jax.Array) -> jax.Array:
-    """Signed integers of the scores' width that order as the scores do.
-
-    -0.0 and 0.0 share a key, subnormals keep theirs whatever the backend flushes to zero, and every
-    NaN gets the one highest key.
-    """
-    low, infinity = _limits(scores.dtype)
-    kind = jnp.dtype(f"int{8 * scores.dtype.itemsize}").type
-    bits = lax.bitcast_convert_type(scores, kind)
-    # Zero is shifted so that -inf is the lowest integer: a negative float is as far below zero as
-    # its magnitude says, and a negative NaN, further still, wraps around to the positive ones at
-    # the top.
-    zero = low + infinity
-    order = jnp.where(bits < 0, kind(infinity) - bits, bits + kind(zero))
-    return jnp.minimum(order, kind(infinity + 1 + zero))
 
 
 class _Grid(NamedTuple):
@@ -415,10 +381,3 @@ def _saturated(high: jax.Array, low: jax.Array) -> jax.Array:
     whole = jnp.clip(high, -(2**15), 2**15 - 1) * 2**16 + low
     lowest, highest = jnp.int32(-LARGEST - 1), jnp.int32(LARGEST)
     return jnp.where(high < -(2**15), lowest, jnp.where(high >= 2**15, highest, whole))
-
-
-def _limits(dtype: Any) -> tuple[int, int]:
-    """The lowest integer of a float type's width, and the bits of its infinity."""
-    width = 8 * np.dtype(dtype).itemsize
-    infinity = int(np.asarray(np.inf, dtype).view(f"int{width}"))
-    return -1 << (width - 1), infinity

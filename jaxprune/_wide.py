@@ -36,10 +36,14 @@ def multiply(a: Wide, b: Wide) -> Wide:
 
 
 def product(a: jax.Array, b: jax.Array) -> Wide:
-    """All 64 bits of the product of two uint32 arrays, by the schoolbook on 16-bit halves."""
-    half = jnp.uint32(0xFFFF)
-    a0, a1, b0, b1 = a & half, a >> 16, b & half, b >> 16
+    """All the bits of the product of unsigned integers, in limbs of the width of `a`.
+
+    By the schoolbook on halves.
+    """
+    kind, width = a.dtype.type, 4 * a.dtype.itemsize
+    shift, half = kind(width), kind((1 << width) - 1)
+    a0, a1, b0, b1 = a & half, a >> shift, b & half, b >> shift
     low = a0 * b0
-    middle = a1 * b0 + (low >> 16)  # at most (2^16-1)^2 + 2^16-1: it fits
+    middle = a1 * b0 + (low >> shift)  # at most (2^16-1)^2 + 2^16-1: it fits
     cross = a0 * b1 + (middle & half)
-    return Wide(a1 * b1 + (middle >> 16) + (cross >> 16), (cross << 16) | (low & half))
+    return Wide(a1 * b1 + (middle >> shift) + (cross >> shift), (cross << shift) | (low & half))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import jaxprune as jp
@@ -151,6 +151,13 @@ def test_units_of_half_precision_are_summed_in_float32(reduce, dtype, seed):
     scores = np.ones((4, 300), dtype)
     scores[:, 0] = np.random.default_rng(seed).permutation([1, 2, 3, 400])
     check(jp.Rows(0.5, reduce=reduce), scores)
+
+
+@pytest.mark.parametrize("name", ["Rows", "Columns"])
+@example(kind="subnormal", seed=1, sparsity=0.5)
+@given(kind=kinds, seed=seeds, sparsity=sparsities)
+def test_the_highest_score_of_a_unit_ranks_it_to_the_bit(name, kind, seed, sparsity):
+    check(getattr(jp, name)(sparsity, reduce="max"), oracle.hard_scores(kind, seed, (6, 9), F32))
 
 
 @pytest.mark.parametrize("reduce", REDUCES)

@@ -117,6 +117,12 @@ def test_the_square_of_a_float64_is_the_rounded_one(x64):
         assert_same_bits(jp.importance(jnp.asarray(values), jp.L2()), squared(values, F64))
 
 
+def test_subnormal_squares_of_float64_keep_their_order(x64):
+    values = np.array([1e-158, 2e-160, 0.0, 3e-161, 1e-157])
+    with x64(True):
+        assert_same_bits(jp.importance(jnp.asarray(values), jp.L2()), squared(values, F64))
+
+
 def test_squares_have_the_same_bits_under_x64(x64):
     values = every_exponent()
     with x64(True):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import jaxprune as jp
@@ -351,10 +351,15 @@ def test_stats_of_a_leaf(shape):
     chex.assert_trees_all_equal_dtypes(tuple(found), (jnp.float32(0),) * 5)
 
 
-@settings(max_examples=30)
+finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=100)
+@example(values=[3e38, 3e38, -3e38, 3e38] * 2, odd=3e38)
+@example(values=[2.0**-149] * 3 + [2.0**-130] * 5, odd=2.0**-126)
 @given(
-    values=st.lists(st.floats(-1e6, 1e6, width=32, allow_subnormal=False), min_size=8, max_size=8),
-    odd=st.floats(-1e6, 1e6, width=32, allow_subnormal=False),
+    values=st.lists(finite, min_size=8, max_size=8),
+    odd=finite,
 )
 def test_stats_of_any_numbers(values, odd):
     check_stats(jnp.array(values, jnp.float32))
@@ -414,6 +419,16 @@ def test_the_median_of_an_even_number_is_the_mean_of_the_two_in_the_middle():
         float(jp.stats({"a": jnp.array([4.0, 9.0]), "b": jnp.array([[1.0], [2.0]])}).median) == 3.0
     )
     assert float(jp.stats(jnp.array([3.0, 3.0, 3.0, 5.0])).median) == 3.0
+
+
+def test_the_median_of_subnormal_scores_is_not_flushed_to_zero():
+    """Half the scores of a small model's squares can be so small."""
+    smallest = 2.0**-149
+    scores = jnp.asarray(np.array([2, 4, 6, 900], np.float32) * np.float32(smallest))
+    found = jp.stats(scores)
+    as_units = [int(np.asarray(f).view(np.int32)) for f in (found.min, found.median, found.max)]
+    assert as_units == [2, 5, 900]
+    assert int(np.asarray(jp.stats(scores[:3]).median).view(np.int32)) == 4
 
 
 def test_stats_do_not_hide_a_nan():

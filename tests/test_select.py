@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxprune import _select
-from jaxprune._select import count_nonzero, keys, limbs, nonzero, nth_lowest, shares, survivors
+from jaxprune._select import limbs, nth_lowest, shares, survivors
 from tests import oracle
 
 F32, BF16, F16, F64 = (np.dtype(t) for t in (np.float32, jnp.bfloat16, np.float16, np.float64))
@@ -22,67 +22,6 @@ brief = settings(max_examples=15)
 
 def draw_count(data, size):
     return data.draw(st.sampled_from([0, 1, size - 1, size]) | st.integers(0, size), label="count")
-
-
-def every_half(dtype):
-    return np.arange(2**16, dtype=np.uint16).view(dtype)
-
-
-# --- keys ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_keys_order_every_half_precision_float_as_its_value(dtype):
-    values = every_half(dtype)
-    found = np.asarray(keys(jnp.asarray(values)))
-    assert found.dtype == np.int16
-    _, dense = np.unique(found, return_inverse=True)
-    np.testing.assert_array_equal(dense, oracle.ranks(values))
-
-
-def check_keys(bits, dtype):
-    values = np.concatenate(
-        [np.array(bits, f"uint{8 * dtype.itemsize}").view(dtype), special(dtype)]
-    )
-    found = np.asarray(keys(jnp.asarray(values)))
-    assert found.dtype == f"int{8 * dtype.itemsize}"
-    _, dense = np.unique(found, return_inverse=True)
-    np.testing.assert_array_equal(dense, oracle.ranks(values))
-
-
-def special(dtype):
-    info = np.finfo(dtype)
-    magnitudes = [0.0, info.smallest_subnormal, info.tiny, 1.0, info.max, np.inf, np.nan]
-    magnitudes = np.array(magnitudes, dtype)
-    below = np.nextafter(magnitudes[1:5], np.array(0, dtype))
-    return np.concatenate([magnitudes, -magnitudes, below, -below])
-
-
-@thorough
-@given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=50, max_size=50))
-def test_keys_order_float32_bit_patterns_as_their_values(bits):
-    check_keys(bits, F32)
-
-
-@given(bits=st.lists(st.integers(0, 2**64 - 1), min_size=50, max_size=50))
-def test_keys_order_float64_bit_patterns_as_their_values(bits, x64):
-    with x64(True):
-        check_keys(bits, F64)
-
-
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_nonzero_and_its_count_see_every_half_precision_subnormal(dtype):
-    values = every_half(dtype)
-    expected = oracle.exact(values) != 0
-    np.testing.assert_array_equal(nonzero(jnp.asarray(values)), expected)
-    assert count_nonzero(jnp.asarray(values)) == expected.sum()
-
-
-@given(kind=kinds, seed=seeds)
-def test_count_nonzero_counts_float32_subnormals_and_nan_but_not_negative_zero(kind, seed):
-    for shape in [(), (30,), (4, 1024), (128, 3)]:
-        values = oracle.hard_scores(kind, seed, shape, F32)
-        assert count_nonzero(jnp.asarray(values)) == np.count_nonzero(oracle.exact(values))
 
 
 # --- one group ----------------------------------------------------------------------------------
