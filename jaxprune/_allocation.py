@@ -16,7 +16,14 @@ Method: TypeAlias = Callable[[tuple[int, ...]], float]
 
 
 def uniform(shape: tuple[int, ...]) -> float:
-    """The allocation that makes every leaf equally sparse."""
+    """The allocation that makes every leaf equally sparse.
+
+    Args:
+        shape: The shape of a leaf.
+
+    Returns:
+        1.0, whatever the shape.
+    """
     del shape
     return 1.0
 

@@ -55,7 +55,7 @@ def raise_problems(problems: Iterable[Problem | None]) -> None:
     if len(found) == 1:
         raise kind(first)
     lines = [f"{p.kind.__name__}: {p.message}" if p.kind is not kind else p.message for p in found]
-    raise kind(f"{len(found)} leaves or rules cannot be pruned as asked:\n  " + "\n  ".join(lines))
+    raise kind(f"{len(found)} problems:\n  " + "\n  ".join(lines))
 
 
 def shown(value: Any) -> str:

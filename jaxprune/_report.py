@@ -227,7 +227,7 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
         leaf            shape    dtype  weights  nonzero  sparsity  pattern
         -------------------------------------------------------------------------------------
         bias                4  float32        4        4     0.00%  dense; left dense: rank 1
-        kernel            2x4  float32        8        4    50.00%  1:2 along axis -2
+        kernel            2x4  float32        8        4    50.00%  unstructured
         -------------------------------------------------------------------------------------
         pruned leaves                         8        4    50.00%  32 bytes, packed 17
         all parameters                       12        8    33.33%  48 bytes, packed 33

@@ -132,11 +132,17 @@ def is_prunable(value: Any) -> bool:
 
 def as_array(value: Any) -> jax.Array:
     """`value` as a JAX array of the same dtype, tracers and sharded arrays untouched."""
-    if isinstance(value, jax.ShapeDtypeStruct):
-        raise PruningError(
-            f"expected arrays, got a description of one, {shown(value)}: jp.plan works on those."
-        )
+    raise_problems([_undescribed(Leaf("", value))])
     return value if isinstance(value, jax.Array) else jnp.asarray(value)
+
+
+def _undescribed(leaf: Leaf) -> Problem | None:
+    if not isinstance(leaf.value, jax.ShapeDtypeStruct):
+        return None
+    return Problem(
+        PruningError,
+        f"expected arrays, got a description of one, {shown(leaf.value)}: jp.plan works on those.",
+    )
 
 
 def is_traced(value: Any) -> bool:
@@ -147,15 +153,14 @@ def is_traced(value: Any) -> bool:
 def concrete_leaves(tree: Any, function: str) -> list[Leaf]:
     """The leaves of `tree`, for a `function` that reads values and so cannot run under jit."""
     found = leaves(tree)
-    raise_problems(
-        Problem(
-            PruningError,
-            f"{leaf.name} is a tracer, and {function} needs its values: "
-            f"call {function} outside jit, vmap and scan.",
-        )
-        for leaf in found
-        if is_traced(leaf.value)
-    )
+
+    def problem(leaf: Leaf) -> Problem | None:
+        if is_traced(leaf.value):
+            what = f"is a tracer, and {function} needs its values: call {function} outside jit, "
+            return Problem(PruningError, f"{leaf.name} {what}vmap and scan.")
+        return _undescribed(leaf)
+
+    raise_problems(map(problem, found))
     return found
 
 

@@ -15,13 +15,20 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxprune import _lcg
-from jaxprune._errors import BelowMinNonzero, EmptyTensor, NotTwoDimensional, PruningError, shown
+from jaxprune._errors import (
+    BelowMinNonzero,
+    EmptyTensor,
+    InvalidSparsity,
+    NotTwoDimensional,
+    PruningError,
+    shown,
+)
 from jaxprune._masks import apply_mask
 from jaxprune._metrics import L1, L2, LCG, TaylorProxy
 from jaxprune._metrics import importance as _importance
 from jaxprune._select import survivors
 from jaxprune._specs import Columns, Rows, Unstructured, budget_of, check_sparsity
-from jaxprune._tree import concrete_leaves
+from jaxprune._tree import concrete_leaves, is_traced
 
 MetricName: TypeAlias = Literal["l1_magnitude", "l2_magnitude", "taylor_proxy", "random"]
 Granularity: TypeAlias = Literal["unstructured", "structured_row", "structured_column"]
@@ -58,7 +65,8 @@ def prune(
         The pruned float32 weights, and the mask as float32: 1 kept, 0 pruned.
 
     Raises:
-        InvalidSparsity: The sparsity is no number in [0, 1).
+        InvalidSparsity: The sparsity is no number in [0, 1), or is traced.
+        PruningError: `array` is no tensor, or a name or a number is none the reference knows.
         EmptyTensor: There are no weights.
         NotTwoDimensional: Rows or columns asked of a tensor that is no matrix.
         BelowMinNonzero: `min_nonzero` exceeds the number of weights.
@@ -69,7 +77,12 @@ def prune(
         >>> pruned
         Array([3., 0., 2., 0.], dtype=float32)
     """
+    if is_traced(sparsity):
+        raise InvalidSparsity(
+            "the sparsity is a tracer, and jaxprune.compat needs its value: call it outside jit."
+        )
     check_sparsity(sparsity)
+    array = _tensor(array)
     scores = importance(array, metric, seed)
     if not scores.size:
         raise EmptyTensor(f"the tensor has shape {scores.shape} and holds no weights.")
@@ -99,8 +112,7 @@ def prune(
         kept = jnp.broadcast_to(
             jnp.expand_dims(survivors(jnp.asarray(units), count), axis), scores.shape
         )
-    weights = jnp.asarray(np.asarray(array, np.float32))
-    return apply_mask(weights, kept), kept.astype(jnp.float32)
+    return apply_mask(jnp.asarray(array), kept), kept.astype(jnp.float32)
 
 
 def importance(array: ArrayLike, metric: MetricName = "l1_magnitude", seed: int = 0) -> jax.Array:
@@ -117,13 +129,13 @@ def importance(array: ArrayLike, metric: MetricName = "l1_magnitude", seed: int 
     Raises:
         PruningError: The metric's name or the seed is none, or `array` is traced.
     """
-    concrete_leaves(array, "jaxprune.compat")
+    array = _tensor(array)
     if metric not in _METRICS:
         raise PruningError(
             f"metric is one of {', '.join(map(repr, _METRICS))}, got {shown(metric)}."
         )
     _lcg.check_seed(seed)
-    scores: jax.Array = _importance(np.asarray(array, np.float32), _METRICS[metric](seed))
+    scores: jax.Array = _importance(array, _METRICS[metric](seed))
     return scores
 
 
@@ -137,12 +149,27 @@ def lcg(seed: int, n: int) -> jax.Array:
     Returns:
         float32, between 0 and 1.
 
+    Raises:
+        PruningError: The seed does not fit 64 bits, or `n` is no number of values.
+
     Examples:
         >>> from jaxprune import compat
         >>> compat.lcg(42, 3)
         Array([0.56823033, 0.22546344, 0.4128383 ], dtype=float32)
     """
-    return _lcg.uniform(_lcg.check_seed(seed), (n,))
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+        raise PruningError(f"n is how many values, a Python integer of 0 or more, got {shown(n)}.")
+    return _lcg.uniform(_lcg.check_seed(seed), (int(n),))
+
+
+def _tensor(array: ArrayLike) -> np.ndarray:
+    concrete_leaves(array, "jaxprune.compat")
+    try:
+        if array is not None:  # which NumPy takes for a NaN
+            return np.asarray(array, np.float32)
+    except (TypeError, ValueError):
+        pass
+    raise PruningError(f"expected one tensor of numbers, got {shown(array)}.")
 
 
 def _unit_scores(scores: np.ndarray, axis: int, metric: str, seed: int) -> np.ndarray:

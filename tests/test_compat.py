@@ -555,3 +555,11 @@ def test_lcg_refuses_a_seed_outside_64_bits(seed):
 def test_lcg_refuses_a_number_of_values_that_is_none(n):
     with pytest.raises(jp.PruningError, match=f"got {n!r}"):
         compat.lcg(0, n)
+
+
+@pytest.mark.parametrize("array", [None, "w", ["a", "b"], [[1.0], [1.0, 2.0]], {}], ids=repr)
+def test_what_is_no_tensor_is_refused(array):
+    with pytest.raises(jp.PruningError, match="expected one tensor of numbers, got"):
+        compat.prune(array, sparsity=0.5)
+    with pytest.raises(jp.PruningError, match="expected one tensor of numbers, got"):
+        compat.importance(array)

@@ -301,7 +301,7 @@ class TestMisfit:
     def test_as_one_of_many(self, spec, shape, kind, words):
         tree = shapes(a=shape, b=(8, 16), c=shape)
         text = raised(kind, jp.make_mask, tree, spec, where=["a", "c"])
-        says(text, "2 leaves", "`a`", *words.split(), "`c`", *words.split())
+        says(text, "2 problems", "`a`", *words.split(), "`c`", *words.split())
 
 
 def test_a_channel_axis_counts_from_both_ends():
@@ -803,7 +803,7 @@ class TestMask:
             "encoder": {"bias": jnp.ones(5, bool), "kernel": WEIGHTS > 3},
         }
         text = raised(jp.StructureMismatch, function, PARAMS, mask)
-        says(text, "2 leaves", "`decoder/kernel`", "float32", "`encoder/bias`", "(6,)", "(5,)")
+        says(text, "2 problems", "`decoder/kernel`", "float32", "`encoder/bias`", "(6,)", "(5,)")
 
 
 def test_a_mask_of_another_shape_under_jit():
@@ -847,7 +847,7 @@ def test_all_packed_masks_that_do_not_fit_at_once():
     packed = {"a": jp.pack(WEIGHTS > 3), "b": jp.pack(WEIGHTS > 3), "c": WEIGHTS}
     like = {"a": WEIGHTS, "b": WEIGHTS.T, "c": WEIGHTS}
     text = raised(jp.StructureMismatch, jp.unpack, packed, like)
-    says(text, "2 leaves", "`b`", "`c`")
+    says(text, "2 problems", "`b`", "`c`")
     assert "`a`" not in text
 
 
