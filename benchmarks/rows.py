@@ -171,8 +171,15 @@ def _global(rounds: int) -> list[Line]:
     params = networks.resnet50()
     ours = _score_to_mask(networks.GLOBAL, params)
     leaf = _score_to_mask(jp.Unstructured(0.5), jnp.asarray(_normals()))
-    rival = leaf._replace(name="one leaf, per weight", must=1.3, aim=1.0, weights=_SIZE)
-    return race(ours._replace(weights=networks.size_in_scope(params)), [rival], rounds)
+    size = networks.size_in_scope(params)
+    wide = np.random.default_rng(0).standard_normal((size // 2048, 2048), np.float32)
+    large = _score_to_mask(jp.Unstructured(0.5), jnp.asarray(wide))
+    rivals = [
+        leaf._replace(name="one leaf, per weight", must=1.3, aim=1.0, weights=_SIZE),
+        # Which leaves the caches as the network does.
+        large._replace(name="one leaf of as many weights, per weight", weights=wide.size),
+    ]
+    return race(ours._replace(weights=size), rivals, rounds)
 
 
 # --- patterns -------------------------------------------------------------------------------------
@@ -195,9 +202,12 @@ def _nm(n: int, m: int, axis: int) -> Row:
             Contender("lax.top_k + one-hot", lambda: top_k(weights), musts[0]),
             Contender("a bare |x| > t", lambda: bare(weights), musts[1], aim=4),
         ]
-        return race(_score_to_mask(jp.NM(n, m, axis=axis), weights), rivals, rounds)
+        # The rivals are compiled whole, and so are we.
+        spec = jp.NM(n, m, axis=axis)
+        whole = jax.jit(lambda weights: jp.make_mask(jp.importance(weights, jp.L1()), spec))
+        return race(Contender("jaxprune", lambda: whole(weights)), rivals, rounds)
 
-    return Row(f"NM({n}, {m}, axis={axis}), score to mask", measure)
+    return Row(f"NM({n}, {m}, axis={axis}), score to mask in one jit", measure)
 
 
 def _units(spec: Any) -> Row:

@@ -63,6 +63,11 @@ def nonzero(weights: Any) -> jax.Array:
     """Where floats are neither 0.0 nor -0.0. NumPy's float64 is read as it is, without x64 too."""
     if not isinstance(weights, jax.Array):
         return jnp.asarray(np.asarray(weights) != 0)
+    return _nonzero(weights)
+
+
+@jax.jit
+def _nonzero(weights: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(weights, _format(weights.dtype).unsigned) << 1 != 0
 
 

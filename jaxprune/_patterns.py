@@ -1,6 +1,6 @@
 """Which pattern the zeros of a leaf form: found by counting, whatever made them."""
 
-from typing import Any, NamedTuple
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,9 @@ from jaxprune._sharding import on_any_mesh
 
 _SIZES = (2, 4, 8, 16, 32)  # the m of N:M patterns, and the sides of blocks, that are looked for
 
-# Chance alone fills small groups: an N:M pattern must hold in so many groups, three quarters of
-# them exactly, and together they must hold so much of what they may.
-_GROUPS, _EXACT, _FULL = 8, 0.75, 0.9
-
-
-class _Runs(NamedTuple):
-    """What the neighbours along an axis, taken `m` at a time, hold."""
-
-    dead: Any  # how many runs hold zeros alone
-    most: Any  # how many nonzeros the fullest run holds
-    full: Any  # how many runs hold so many
+# Chance alone makes N:M patterns of few groups: those must be full to the last, and of many groups
+# they must hold so much of what they may, of weights and of zeros.
+_FEW, _MANY, _FULL = 8, 32, 0.9
 
 
 def find_pattern(alive: jax.Array, nonzeros: int) -> str:
@@ -39,7 +31,7 @@ def find_pattern(alive: jax.Array, nonzeros: int) -> str:
         return "dense"
     if not nonzeros:
         return "all zero"
-    slices, runs = jax.device_get(_counts(alive))
+    slices, most, mixed = jax.device_get(_counts(alive))
     dead = [int(count) for count in slices]
     for axis, count in enumerate(dead):
         if count * (size // shape[axis]) == zeros:
@@ -48,51 +40,60 @@ def find_pattern(alive: jax.Array, nonzeros: int) -> str:
     if ndim == 2 and dead[0] * shape[1] + dead[1] * shape[0] - dead[0] * dead[1] == zeros:
         return "rows and columns"
     if ndim > 1:
-        # A zero that lies in a dead run down and in a dead run across lies in a dead block.
+        # Zeros that all lie in dead runs down, and in dead runs across, lie in dead blocks.
         high, wide = (
-            max((m for m, run in runs[axis].items() if int(run.dead) * m == zeros), default=1)
+            max((m for m, worst in mixed[axis].items() if not worst), default=1)
             for axis in (-2, -1)
         )
         if high * wide >= 4:
             return f"blocks of {high}x{wide}"
-    best = min(
-        (
-            (int(run.most) / m, m, int(run.most), axis)
-            for axis, by_size in runs.items()
-            for m, run in by_size.items()
-            if int(run.most) < m
-            and size // m >= _GROUPS
-            and int(run.full) * m >= _EXACT * size
-            and nonzeros * m >= _FULL * int(run.most) * size
-        ),
-        default=None,
+    found = (
+        (n / m, m, int(n), axis)
+        for axis, by_size in most.items()
+        for m, n in by_size.items()
+        if _explains(int(n), m, nonzeros, zeros)
     )
+    best = min(found, default=None)
     return "unstructured" if best is None else f"{best[2]}:{best[1]} along axis {best[3]}"
+
+
+def _explains(n: int, m: int, nonzeros: int, zeros: int) -> bool:
+    """Whether groups of `m`, the fullest of which holds `n`, are as good as n:m."""
+    groups = (nonzeros + zeros) // m
+    if n == m or groups < _FEW:
+        return False
+    if groups < _MANY:
+        return nonzeros == n * groups
+    return nonzeros >= _FULL * n * groups and (m - n) * groups >= _FULL * zeros
+
+
+_BySize: TypeAlias = dict[int, dict[int, jax.Array]]
 
 
 @jax.jit
 @on_any_mesh
-def _counts(alive: jax.Array) -> tuple[list[jax.Array], dict[int, dict[int, _Runs]]]:
-    """Dead slices along each axis, and along each, from the front backwards, runs of each size.
+def _counts(alive: jax.Array) -> tuple[list[jax.Array], _BySize, _BySize]:
+    """Dead slices along each axis, and what runs of neighbours hold, by their axis and size.
 
-    Sums of neighbours are summed again, so all sizes together cost little more than the first.
+    That is how many weights the fullest run holds, and how mixed the most mixed is: 0 if each is
+    either dead or full. Sums of neighbours are summed again, so all sizes cost little more than the
+    first.
     """
     axes = range(alive.ndim)
     slices = [
         jnp.sum(~jnp.any(alive, [other for other in axes if other != axis]))
         for axis in (axes if alive.ndim > 1 else ())
     ]
-    runs: dict[int, dict[int, _Runs]] = {}
-    for axis in axes:
-        by_size = runs[axis - alive.ndim] = {}
+    most: _BySize = {axis - alive.ndim: {} for axis in axes}
+    mixed: _BySize = {axis - alive.ndim: {} for axis in axes}
+    for axis in most:
         sums = alive.astype(jnp.int8)
         for m in _SIZES:
             if sums.shape[axis] % 2:
                 break
-            sums = _summed(sums, axis, 2)
-            most = jnp.max(sums)
-            by_size[m] = _Runs(jnp.sum(sums == 0), most, jnp.sum(sums == most))
-    return slices, runs
+            sums = _summed(sums, axis + alive.ndim, 2)
+            most[axis][m], mixed[axis][m] = jnp.max(sums), jnp.max(jnp.minimum(sums, m - sums))
+    return slices, most, mixed
 
 
 def _summed(counts: jax.Array, axis: int, run: int) -> jax.Array:

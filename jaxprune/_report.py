@@ -14,8 +14,7 @@ from jaxprune._bits import exponent, from_keys, keys, nonzero, scaled_down, scal
 from jaxprune._errors import NoMatch, PruningError, raise_problems, shown
 from jaxprune._masks import mask_problem
 from jaxprune._patterns import find_pattern
-from jaxprune._select import limbs, nth_lowest, survivors
-from jaxprune._sharding import on_any_mesh
+from jaxprune._select import count_true, limbs, nth_lowest, survivors
 from jaxprune._table import integer, table
 from jaxprune._tree import (
     Leaf,
@@ -377,19 +376,13 @@ def _row(leaf: Leaf, kept: Any, reason: str, shared_with: str) -> LeafReport:
         why = f"same array as {shared_with!r}" if shared_with else reason
         return LeafReport(leaf.path, shape, dtype, None, "", False, why, 0)
     alive = nonzero(leaf.value)
-    nonzeros = int(_count(alive))
-    stray = 0 if kept is None else int(_count(alive & ~kept))
+    nonzeros = int(count_true(alive))
+    stray = 0 if kept is None else int(count_true(alive & ~kept))
     dense = alive.size * leaf.value.dtype.itemsize
     packed = nonzeros * leaf.value.dtype.itemsize + -(-alive.size // 8)
     count = Count(alive.size, nonzeros, dense, dense if reason else min(dense, packed))
     pattern = find_pattern(alive, nonzeros)
     return LeafReport(leaf.path, shape, dtype, count, pattern, not reason, reason, stray)
-
-
-@jax.jit
-@on_any_mesh
-def _count(hits: jax.Array) -> jax.Array:
-    return jnp.sum(hits, dtype=jnp.int32)
 
 
 def _rendered(report: SparsityReport) -> str:

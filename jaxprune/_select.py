@@ -141,6 +141,13 @@ def limbs(count: int | jax.Array, most: int | None = None) -> Limbs:
     return jnp.where(over, limit[0], high), jnp.where(over, limit[1], low)
 
 
+@jax.jit
+@on_any_mesh
+def count_true(hits: jax.Array) -> jax.Array:
+    """How many of `hits` are true: an int32 scalar."""
+    return _tally(hits, range(hits.ndim), None).reshape(())
+
+
 class _Grid(NamedTuple):
     """An array's keys, folded so that they count fast, and the axes that a group spans."""
 

@@ -106,10 +106,10 @@ def test_after_n_of_m_along_an_axis_that_is_not_one_of_the_last_two(axis):
     assert after(jp.NM(2, 4, axis=axis), STACK) == "2:4 along axis -3"
 
 
-@pytest.mark.parametrize("shape", [(2, 8), (16, 4), (1, 4), (4, 1), (1, 16)], ids=str)
-def test_after_blocks_that_are_not_square(shape):
-    """Blocks of 2x8 are blocks of 2x2, four in a row; whether it says so is its own affair."""
-    assert after(jp.Block(0.5, shape), MATRIX).startswith("blocks of ")
+@pytest.mark.parametrize("shape", [(2, 8), (16, 4), (1, 4), (4, 1), (1, 16), (32, 32)], ids=str)
+def test_after_blocks_of_any_shape(shape):
+    assert after(jp.Block(0.5, shape), MATRIX) == f"blocks of {shape[0]}x{shape[1]}"
+    assert after(jp.Block(0.5, shape), STACK) == f"blocks of {shape[0]}x{shape[1]}"
 
 
 # --- whatever made them -------------------------------------------------------------------------
@@ -192,6 +192,23 @@ def test_no_pattern_in_random_zeros_of_a_large_leaf(seed, sparsity):
 def test_no_pattern_after_unstructured(sparsity):
     large = jp.prune(weights((256, 512)), sparsity)[0]
     assert pattern(large) == "unstructured"
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), sparsity=st.floats(0.02, 0.9))
+def test_no_pattern_in_random_zeros_of_a_leaf_that_is_not_large(seed, sparsity):
+    """Where 31:32 might be found by chance."""
+    rng = np.random.default_rng(seed)
+    alive = np.where(rng.random((32, 48)) < sparsity, 0, 1).astype(np.float32)
+    assert pattern(jnp.asarray(alive)) == "unstructured"
+
+
+def test_a_few_groups_make_a_pattern_only_if_they_are_full():
+    groups = np.asarray(jp.prune(weights((4, 16)), jp.NM(2, 4))[0]).copy()
+    assert pattern(jnp.asarray(groups)) == "2:4 along axis -1"
+    assert pattern(jnp.asarray(groups[:1])) == "unstructured"
+    groups[tuple(np.argwhere(groups)[0])] = 0
+    assert pattern(jnp.asarray(groups)) == "unstructured"
 
 
 @settings(max_examples=20)
