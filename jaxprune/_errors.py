@@ -36,6 +36,11 @@ class StructureMismatch(PruningError):
     """Two trees that should have the same leaves and shapes, and do not."""
 
 
+# Tracebacks name them as users import them.
+for _kind in (PruningError, *PruningError.__subclasses__()):
+    _kind.__module__ = "jaxprune"
+
+
 class Problem(NamedTuple):
     """One thing wrong with one leaf: the kind of error, and the words for it."""
 

@@ -29,7 +29,17 @@ from jaxprune._specs import (
     pruned_count,
     unit_view,
 )
-from jaxprune._tree import Leaf, Where, aligned, as_array, is_array, is_weight, leaves, rebuild
+from jaxprune._tree import (
+    Leaf,
+    Where,
+    aligned,
+    as_array,
+    is_array,
+    is_prunable,
+    is_weight,
+    leaves,
+    rebuild,
+)
 
 
 def prune(
@@ -357,6 +367,12 @@ def mask_problem(leaf: Leaf, kept: Any) -> Problem | None:
             StructureMismatch,
             f"{leaf.name} has shape {shape}, and its mask {kept.shape}: make the mask from these "
             "parameters.",
+        )
+    if not is_prunable(leaf.value):
+        return Problem(
+            StructureMismatch,
+            f"{leaf.name} holds {leaf.value.dtype}, and only floats are pruned: expected None in "
+            "the mask there.",
         )
     return None
 

@@ -316,5 +316,5 @@ def _path(keys: tuple[Any, ...]) -> str:
 
 
 def _some(paths: Sequence[str]) -> str:
-    shown_paths = ", ".join(f"`{path}`" for path in paths[:3]) or "none"
+    shown_paths = ", ".join(Leaf(path, None).name for path in paths[:3]) or "none"
     return shown_paths + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")

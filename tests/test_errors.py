@@ -904,3 +904,29 @@ def test_a_budget_that_cannot_be_met(sparsity, overrides, words):
 def test_an_override_that_is_no_sparsity(value):
     text = raised(jp.InvalidSparsity, jp.allocate, PARAMS, 0.5, overrides={"encoder/*": value})
     says(text, "[0, 1)", f"got {value!r}")
+
+
+@pytest.mark.parametrize(
+    ("leaf", "dtype"),
+    [
+        (jnp.arange(4), "int32"),
+        (jnp.ones(4, bool), "bool"),
+        (jax.random.split(jax.random.key(0), 4), "key<fry>"),
+    ],
+    ids=["integers", "bool", "keys"],
+)
+def test_a_mask_over_what_is_no_float(leaf, dtype):
+    params = {"kernel": WEIGHTS, "other": leaf}
+    mask = {"kernel": WEIGHTS > 3, "other": jnp.ones(4, bool)}
+    for function in (jp.apply_mask, jp.report):
+        text = raised(jp.StructureMismatch, function, params, mask)
+        says(text, "`other`", dtype, "only floats are pruned", "None")
+
+
+def test_a_bare_array_and_a_tree_do_not_fit():
+    text = raised(jp.StructureMismatch, jp.apply_mask, WEIGHTS, {"a": WEIGHTS > 3})
+    says(text, "missing the array", "unexpected `a`")
+
+
+def test_tracebacks_name_errors_as_users_import_them():
+    assert {kind.__module__ for kind in (jp.PruningError, *ALL_KINDS)} == {"jaxprune"}
