@@ -76,7 +76,7 @@ def survivors(
         return grid.tally(grid.keys <= grid.key(at)) - rank
 
     # A line pays only where passes are long, and those are bracketed.
-    end = grid.size - rank if guesses else None
+    end = grid.size - rank if guesses and near is None else None
     at, need = _cut(excess, start + grid.top, -rank, guesses, end=end)
     threshold = grid.key(at)
     kept = lax.cond(
@@ -107,17 +107,20 @@ def shares(
     """
     grids = [_grid(array, None) for array in scores]
 
-    def counts(at: jax.Array) -> list[jax.Array]:
-        return [jnp.minimum(*pair) for pair in zip(_counts(scores, at), most, strict=True)]
+    limits = jnp.stack(most)
+
+    def counts(at: jax.Array) -> jax.Array:
+        return jnp.minimum(_counts(scores, at), limits)
 
     at = _common_cut(grids, counts, count)
     # Everything below the cut goes; what lies on it goes array by array until the budget is met.
-    upto = counts(at)
-    given = [jnp.where(at > 0, below, 0) for below in counts(jnp.maximum(at, 1) - 1)]
-    high, low = (-limb for limb in _difference(given, count))
-    for i in range(len(given)):
-        more = jnp.clip(_saturated(high, low), 0, upto[i] - given[i])
-        given[i] += more
+    below, upto = lax.map(counts, jnp.stack([jnp.maximum(at, 1) - 1, at]))
+    below = jnp.where(at > 0, below, 0)
+    high, low = (-limb for limb in _difference(below, count))
+    given = []
+    for i in range(len(scores)):
+        more = jnp.clip(_saturated(high, low), 0, upto[i] - below[i])
+        given.append(below[i] + more)
         high, low = high - (more >> 16), low - (more & 0xFFFF)
     return given, at
 
@@ -227,7 +230,7 @@ def _divides(array: jax.Array, axis: int, block: int) -> bool:
     return array.shape[axis] % (block * jax.device_count()) == 0
 
 
-def _counts(scores: Sequence[jax.Array], at: jax.Array) -> list[jax.Array]:
+def _counts(scores: Sequence[jax.Array], at: jax.Array) -> jax.Array:
     """How many keys of each array lie at or below the place `at`."""
     counts = []
     for array in scores:
@@ -236,19 +239,21 @@ def _counts(scores: Sequence[jax.Array], at: jax.Array) -> list[jax.Array]:
         fresh, here = lax.optimization_barrier((array, at))
         grid = _grid(fresh, None)
         counts.append(grid.tally(grid.keys <= grid.key(here)).reshape(()))
-    return counts
+    return jnp.stack(counts)
 
 
 def _common_cut(
     grids: Sequence[_Grid],
-    counts: Callable[[jax.Array], list[jax.Array]],
+    counts: Callable[[jax.Array], jax.Array],
     rank: Limbs,
     slack: float = 0,
 ) -> jax.Array:
     """The place below which all, and on which some, of the keys of several grids make up `rank`."""
     near = _bracket(grids, rank[0].astype(jnp.float32) * 2.0**16 + rank[1].astype(jnp.float32))
+    start = _surplus(jnp.zeros(1, jnp.int32), rank)
+    # At the top all are counted: only roughly, with limits, but so is the line.
+    end = _surplus(jnp.array([grid.size for grid in grids], jnp.int32), rank) if near else None
     high = jnp.full((), grids[0].top)
-    start, end = _surplus([], rank), _surplus(counts(high), rank) if near else None
     return _cut(lambda at: _surplus(counts(at), rank), high, start, near, end=end, slack=slack)[0]
 
 
@@ -408,15 +413,15 @@ def _excess_upto(
     return jnp.sum(jnp.where(place <= at, each, 0), axis, keepdims=True, dtype=jnp.int32) - need
 
 
-def _surplus(counts: Sequence[jax.Array], count: Limbs) -> jax.Array:
+def _surplus(counts: jax.Array, count: Limbs) -> jax.Array:
     """The sum of int32 `counts` less `count`: exact within int32, saturated beyond it."""
     return _saturated(*_difference(counts, count))
 
 
-def _difference(counts: Sequence[jax.Array], count: Limbs) -> Limbs:
+def _difference(counts: jax.Array, count: Limbs) -> Limbs:
     """The sum of int32 `counts` less `count`, in limbs that may carry."""
-    high = sum((c >> 16 for c in counts), jnp.int32(0)) - count[0]
-    return high, sum((c & 0xFFFF for c in counts), jnp.int32(0)) - count[1]
+    high = jnp.sum(counts >> 16, dtype=jnp.int32) - count[0]
+    return high, jnp.sum(counts & 0xFFFF, dtype=jnp.int32) - count[1]
 
 
 def _saturated(high: jax.Array, low: jax.Array) -> jax.Array:

@@ -277,12 +277,12 @@ def test_the_surplus_of_billions_is_exact_near_zero_and_saturates_beyond_int32(d
         | st.sampled_from([total + 2**31 + d for d in (-1, 0, 1)])
         | st.sampled_from([abs(total - 2**31 + d) for d in (-1, 0, 1)])
     )
-    found = _jitted_surplus([jnp.int32(c) for c in counts], limbs(wanted))
+    found = _jitted_surplus(jnp.array(counts, jnp.int32), limbs(wanted))
     assert int(found) == min(max(total - wanted, -(2**31)), 2**31 - 1)
 
 
 def test_the_surplus_of_two_hundred_full_arrays_is_exact():
-    counts = [jnp.int32(_select.LARGEST)] * 200
+    counts = jnp.full(200, _select.LARGEST, jnp.int32)
     total = 200 * _select.LARGEST
     for wanted in (total - 5, total, total + 5, total - 2**31, total - 2**31 + 1):
         found = _jitted_surplus(counts, limbs(wanted))
