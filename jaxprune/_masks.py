@@ -12,11 +12,12 @@ from jax import lax
 from jaxprune._bits import from_keys, keys, nonzero
 from jaxprune._errors import Problem, StructureMismatch, raise_problems
 from jaxprune._metrics import L1, Metric, importance
-from jaxprune._plan import decide
+from jaxprune._plan import Rule, decide
 from jaxprune._select import limbs, shares, survivors
 from jaxprune._sharding import on_any_mesh, placed
 from jaxprune._specs import (
     NM,
+    Axis,
     Block,
     Channels,
     Columns,
@@ -108,6 +109,11 @@ def make_mask(scores: Any, spec: Any, *, where: Where = is_weight) -> Any:
     """
     found = leaves(scores)
     rules, _ = decide(found, spec, where)
+    return rebuild(scores, masks_by(rules, found))
+
+
+def masks_by(rules: Sequence[Rule], found: Sequence[Leaf]) -> list[jax.Array | None]:
+    """The mask of each leaf, None where no rule prunes it."""
     masks: list[jax.Array | None] = [None] * len(found)
     for rule in rules:
         unique = {id(found[i].value): as_array(found[i].value) for i in rule.members}
@@ -116,7 +122,7 @@ def make_mask(scores: Any, spec: Any, *, where: Where = is_weight) -> Any:
         by_array = dict(zip(unique, ready, strict=True))
         for i in rule.members:
             masks[i] = by_array[id(found[i].value)]
-    return rebuild(scores, masks)
+    return masks
 
 
 def apply_mask(params: Any, mask: Any) -> Any:
@@ -265,7 +271,7 @@ def _(spec: Rows | Columns | Channels | Block, scores: Sequence[jax.Array]) -> l
 
 @masks_of.register
 def _(spec: NM, scores: Sequence[jax.Array]) -> list[jax.Array]:
-    return [_grouped(array, spec) for array in scores]
+    return [_grouped(array, jnp.asarray(spec.n, jnp.int32), spec.m, spec.axis) for array in scores]
 
 
 def _global(spec: Unstructured, scores: Sequence[jax.Array]) -> list[jax.Array]:
@@ -303,28 +309,26 @@ def _reduced(scores: jax.Array, axes: tuple[int, ...], reduce: Reduce) -> jax.Ar
     return summed / math.prod(scores.shape[axis] for axis in axes) if reduce == "mean" else summed
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=(2, 3))
 @on_any_mesh
-def _grouped(scores: jax.Array, spec: NM) -> jax.Array:
+def _grouped(scores: jax.Array, n: jax.Array, m: int, along: Axis | None) -> jax.Array:
     """Keeps the n highest of every m."""
-    axis = 0 if spec.axis is None else axis_of(spec.axis, scores.ndim)
-    shape = (scores.size,) if spec.axis is None else scores.shape
-    view = (*shape[:axis], shape[axis] // spec.m, spec.m, *shape[axis + 1 :])
-    if spec.m > _PAIRWISE:
-        lost = jnp.int32(spec.m - spec.n)
-        return survivors(scores.reshape(view), lost, axes=(axis + 1,), ties="last").reshape(
-            scores.shape
-        )
+    axis = 0 if along is None else axis_of(along, scores.ndim)
+    shape = (scores.size,) if along is None else scores.shape
+    view = (*shape[:axis], shape[axis] // m, m, *shape[axis + 1 :])
+    if m > _PAIRWISE:
+        kept = survivors(scores.reshape(view), m - n, axes=(axis + 1,), ties="last")
+        return kept.reshape(scores.shape)
     order = keys(scores).reshape(view)
-    columns = [lax.index_in_dim(order, i, axis + 1) for i in range(spec.m)]
+    columns = [lax.index_in_dim(order, i, axis + 1) for i in range(m)]
     # A weight stays if fewer than n of its group beat it. To beat an earlier one it must be higher.
     beaten = [jnp.zeros_like(column, jnp.int8) for column in columns]
-    for i in range(spec.m):
+    for i in range(m):
         for j in range(i):
             wins = (columns[i] > columns[j]).astype(jnp.int8)
             beaten[j] = beaten[j] + wins
             beaten[i] = beaten[i] + 1 - wins
-    return jnp.concatenate([b < spec.n for b in beaten], axis + 1).reshape(scores.shape)
+    return jnp.concatenate([b < n for b in beaten], axis + 1).reshape(scores.shape)
 
 
 @jax.jit

@@ -6,9 +6,11 @@ is answered here by `misfit`, and what the spec does to it in `_masks.py` by `ma
 dispatch on the type of the spec: registering a class with the two is all it takes to add one.
 """
 
+import dataclasses
 import functools
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -140,7 +142,7 @@ class Channels:
         _check_axis("axis", self.axis)
 
 
-@node()
+@node("n")
 @dataclass(frozen=True, slots=True)
 class NM:
     """Keeps `n` of every `m` consecutive weights; among equal scores the lower index is kept.
@@ -160,14 +162,15 @@ class NM:
         Array([ True, False,  True, False], dtype=bool)
     """
 
-    n: int
+    n: int | jax.Array
     m: int
     axis: Axis | None = -1
 
     def __post_init__(self) -> None:
-        for name in ("n", "m"):
-            _check_count(name, getattr(self, name), InvalidPattern)
-        if not 1 <= self.n <= self.m:
+        _check_count("m", self.m, InvalidPattern)
+        if isinstance(self.n, numbers.Number | str):  # what else JAX puts there is not judged
+            _check_count("n", self.n, InvalidPattern)
+        if isinstance(self.n, int) and not 1 <= self.n <= self.m:
             raise InvalidPattern(
                 f"NM({self.n}, {self.m}) keeps {self.n} of every {self.m}: expected 1 <= n <= m. "
                 "NM(2, 4) keeps 2 of every 4."
@@ -301,6 +304,15 @@ def _(spec: Block, leaf: Leaf) -> Problem | None:
             "another shape.",
         )
     return _wrong_size(leaf) or _wrong_floor(spec, leaf, leaf.value.size)
+
+
+def at_sparsity(spec: Any, sparsity: Callable[[Any], Any]) -> Any:
+    """The spec with `sparsity` of its own in its place, which may be traced; None stays None."""
+    if isinstance(spec, NM):
+        # To the whole weight below, and where it is one by rounding, that one.
+        lost = jnp.floor(sparsity(1 - spec.n / spec.m) * spec.m + 2**-8).astype(jnp.int32)
+        return dataclasses.replace(spec, n=jnp.clip(spec.m - lost, spec.n, spec.m))
+    return dataclasses.replace(spec, sparsity=sparsity(spec.sparsity))
 
 
 class Budget(NamedTuple):

@@ -1,0 +1,187 @@
+"""What to drop and what to grow: rules are values made of parts, and so are averaged metrics."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune._errors import PruningError, shown
+from jaxprune._metrics import Random, scores_of
+from jaxprune._tree import Leaf
+
+Growth: TypeAlias = Callable[[Sequence[Leaf], Sequence[jax.Array], Any], Sequence[jax.Array]]
+
+
+class Rule(NamedTuple):
+    """How a mask follows from the one before it.
+
+    Without `grow` it only ever loses weights: the lowest of the metric go, until the sparsity of
+    the schedule is met. With `grow`, a part of the kept weights goes besides, and of all that are
+    gone then the highest come back.
+
+    Attributes:
+        drop: The part of the kept weights that is exchanged, of the progress of the schedule, 0 to
+            1; None exchanges none.
+        grow: Scores of what to grow, of the weights in scope, their gradients and a PRNG key.
+        allocation: How a sparsity given as a plain number is shared out, as `allocate` names it;
+            None gives each leaf the same.
+    """
+
+    drop: Callable[[jax.Array], Any] | None = None
+    grow: Growth | None = None
+    allocation: str | None = None
+
+
+def rigl(drop: float = 0.3) -> Rule:
+    """Exchanges the lowest weights for those of the largest gradients.
+
+    Evci et al., "Rigging the Lottery", 2020: the part exchanged falls along a cosine from `drop` to
+    0 at the end of the schedule, and a plain sparsity is shared out by ERK.
+
+    Args:
+        drop: The part of the kept weights exchanged at first.
+
+    Returns:
+        The rule; `constant` is the schedule it was made for.
+    """
+    _check_drop(drop)
+    return Rule(lambda progress: drop / 2 * (1 + jnp.cos(jnp.pi * progress)), by_gradient, "erk")
+
+
+def sparse_evolution(drop: float = 0.3) -> Rule:
+    """Exchanges the lowest weights for others at random; `sparsify` needs a `key`.
+
+    SET: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse
+    connectivity inspired by network science", 2018. A plain sparsity is shared out by ERK.
+
+    Args:
+        drop: The part of the kept weights exchanged each time.
+
+    Returns:
+        The rule; `constant` is the schedule it was made for.
+    """
+    _check_drop(drop)
+    return Rule(lambda progress: drop, at_random, "erk")
+
+
+def acdc() -> Rule:
+    """Follows the phases of `periodic`: all weights grow in the dense ones.
+
+    Returns:
+        The rule.
+    """
+    return Rule(grow=by_gradient)
+
+
+def by_gradient(
+    weights: Sequence[Leaf], grads: Sequence[jax.Array], key: Any
+) -> Sequence[jax.Array]:
+    """Grows where the loss falls fastest.
+
+    Args:
+        weights: The weights in scope.
+        grads: Their gradients.
+        key: Unused.
+
+    Returns:
+        The magnitude of each gradient; of a NaN the lowest score.
+    """
+    del weights, key
+    return [jnp.where(jnp.isnan(grad), -1, jnp.abs(grad)) for grad in grads]
+
+
+def at_random(weights: Sequence[Leaf], grads: Sequence[jax.Array], key: Any) -> Sequence[jax.Array]:
+    """Grows anywhere.
+
+    Args:
+        weights: The weights in scope.
+        grads: Unused.
+        key: A PRNG key.
+
+    Returns:
+        Uniform scores.
+    """
+    del grads
+    if key is None:
+        raise PruningError("this rule grows weights at random: give sparsify a key=.")
+    return scores_of(Random(key), weights)
+
+
+class Averaged(NamedTuple):
+    """A metric that follows the gradients: the exponential average of a function of both.
+
+    Attributes:
+        of: The function of an array of weights and their gradients.
+        decay: How much of the average remains at each update; 0 takes the last gradient alone.
+    """
+
+    of: Callable[[jax.Array, jax.Array], jax.Array]
+    decay: float
+
+
+def averaged(of: Callable[[jax.Array, jax.Array], jax.Array], decay: float = 0.9) -> Averaged:
+    """A metric for `sparsify` that averages `taylor`, `fisher`, `movement` or any such function.
+
+    A gradient that is not finite leaves the average as it is.
+
+    Args:
+        of: A function of an array of weights and one of their gradients.
+        decay: How much of the average remains at each update, in [0, 1).
+
+    Returns:
+        The metric.
+
+    Raises:
+        PruningError: `of` is no function, or `decay` does not lie in [0, 1).
+    """
+    if not callable(of) or not 0 <= decay < 1:
+        raise PruningError(
+            f"expected a function of weights and gradients, and 0 <= decay < 1, got {shown(of)}, "
+            f"{shown(decay)}: write jp.averaged(jp.taylor, 0.9)."
+        )
+    return Averaged(of, decay)
+
+
+def taylor(weights: jax.Array, grads: jax.Array) -> jax.Array:
+    """|w * g|: how much the loss would change, to first order, without the weight.
+
+    Args:
+        weights: Weights.
+        grads: Their gradients.
+
+    Returns:
+        The scores.
+    """
+    return jnp.abs(weights * grads)
+
+
+def fisher(weights: jax.Array, grads: jax.Array) -> jax.Array:
+    """(w * g)^2: the same by the diagonal of the empirical Fisher information.
+
+    Args:
+        weights: Weights.
+        grads: Their gradients.
+
+    Returns:
+        The scores.
+    """
+    return jnp.square(weights * grads)
+
+
+def movement(weights: jax.Array, grads: jax.Array) -> jax.Array:
+    """-w * g: whether the weight moves away from zero. Sanh et al., "Movement Pruning", 2020.
+
+    Args:
+        weights: Weights.
+        grads: Their gradients.
+
+    Returns:
+        The scores.
+    """
+    return -weights * grads
+
+
+def _check_drop(drop: float) -> None:
+    if not 0 < drop <= 1:
+        raise PruningError(f"drop is a part of the kept weights in (0, 1], got {shown(drop)}.")

@@ -1,0 +1,76 @@
+"""Dense weights, a sparse forward pass: straight-through estimation, and SR-STE."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune._errors import PruningError, shown
+from jaxprune._masks import make_mask
+from jaxprune._metrics import L1, Metric, importance
+from jaxprune._tree import Where, aligned, is_weight, rebuild
+
+
+def straight_through(
+    params: Any,
+    spec: Any,
+    *,
+    metric: Metric = L1(),  # noqa: B008  # frozen and empty
+    where: Where = is_weight,
+    decay: float = 0.0,
+) -> Any:
+    """Prunes parameters for the forward pass, and lets gradients through to all of them.
+
+    Call it inside the loss, before the model. The optimizer keeps dense weights, of which the mask
+    is chosen anew each time; prune the trained ones with the same spec. Bengio et al., "Estimating
+    or Propagating Gradients", 2013.
+
+    Args:
+        params: Any tree of parameters.
+        spec: As for `make_mask`; `NM(2, 4)` is the usual one.
+        metric: As for `importance`.
+        where: Which leaves are pruned.
+        decay: How much of each pruned weight is added to its gradient, so that it is pulled to
+            zero and masks settle: SR-STE, Zhou et al., "Learning N:M fine-grained structured
+            sparse neural networks from scratch", 2021, takes 2e-4.
+
+    Returns:
+        The parameters, pruned.
+
+    Raises:
+        PruningError: As `make_mask` does; or `decay` is negative.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxprune as jp
+        >>> weights = jnp.array([4.0, 1.0, 3.0, 2.0])
+        >>> jax.grad(lambda w: jnp.sum(jp.straight_through(w, jp.NM(2, 4)) ** 2))(weights)
+        Array([8., 0., 6., 0.], dtype=float32)
+    """
+    if not decay >= 0:
+        raise PruningError(f"decay is a number of 0 or more, got {shown(decay)}.")
+    mask = make_mask(importance(jax.lax.stop_gradient(params), metric), spec, where=where)
+    pairs = aligned(params, mask, "mask")
+    return rebuild(
+        params,
+        [leaf.value if kept is None else _sparse(leaf.value, kept, decay) for leaf, kept in pairs],
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _sparse(weights: jax.Array, kept: jax.Array, decay: float) -> jax.Array:
+    return jnp.where(kept, weights, 0)
+
+
+def _forward(weights: jax.Array, kept: jax.Array, decay: float) -> tuple[jax.Array, Any]:
+    return _sparse(weights, kept, decay), (weights, kept)
+
+
+def _backward(decay: float, saved: Any, grads: jax.Array) -> tuple[jax.Array, None]:
+    weights, kept = saved
+    if not decay:
+        return grads, None
+    return jnp.where(kept, grads, grads + (decay * weights).astype(grads.dtype)), None
+
+
+_sparse.defvjp(_forward, _backward)
