@@ -2,12 +2,11 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
 from jaxprune._allocation import allocate
@@ -39,6 +38,9 @@ from jaxprune._tree import (
 from jaxprune.training._rules import Averaged, Rule
 from jaxprune.training._schedules import Schedule
 
+if TYPE_CHECKING:
+    import optax
+
 
 class SparsifyState(NamedTuple):
     """What `sparsify` remembers between updates; `current` finds it in any optimizer state.
@@ -69,7 +71,7 @@ class KeepMaskState(NamedTuple):
 
 
 def sparsify(
-    inner: optax.GradientTransformation,
+    inner: "optax.GradientTransformation",
     spec: Any,
     *,
     schedule: Schedule,
@@ -80,7 +82,7 @@ def sparsify(
     key: Any = None,
     mask: Any = None,
     steps: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> "optax.GradientTransformationExtraArgs":
     """Makes an optimizer train a sparse model: nothing else in the loop changes.
 
     After every update the weights that the mask does not keep are exactly zero, whatever the
@@ -116,14 +118,16 @@ def sparsify(
 
     Examples:
         >>> import jax.numpy as jnp, jaxprune as jp, optax
-        >>> tx = jp.sparsify(optax.sgd(0.1), 0.5, schedule=jp.one_shot(at=1))
+        >>> tx = jp.sparsify(optax.sgd(0.5), 0.5, schedule=jp.one_shot(at=1))
         >>> params = {"kernel": jnp.array([[4.0, 1.0], [3.0, 2.0]])}
         >>> state = tx.init(params)
         >>> updates, state = tx.update({"kernel": jnp.ones((2, 2))}, state, params)
         >>> optax.apply_updates(params, updates)
-        {'kernel': Array([[3.9, 0. ],
-               [2.9, 0. ]], dtype=float32)}
+        {'kernel': Array([[3.5, 0. ],
+               [2.5, 0. ]], dtype=float32)}
     """
+    import optax  # noqa: PLC0415  # who does not train does not wait for it
+
     inner = optax.with_extra_args_support(inner)
     _check_arguments(schedule, rule, steps)
 
@@ -144,12 +148,7 @@ def sparsify(
             return SparsifyState(np.int32(0), params, inner.init(params), (), ())
         found, decisions = decided(params)
         scope = {i for decision in decisions for i in decision.members}
-        kept = [
-            jnp.ones_like(as_array(leaf.value), bool) if i in scope else None
-            for i, leaf in enumerate(found)
-        ]
-        if mask is not None:
-            kept = _given(params, mask, scope)
+        kept = _first(params, mask, scope)
         averages: Any = [
             jnp.zeros_like(as_array(leaf.value)) if i in scope else None
             for i, leaf in enumerate(found)
@@ -216,7 +215,7 @@ def sparsify(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def keep_mask(mask: Any) -> optax.GradientTransformationExtraArgs:
+def keep_mask(mask: Any) -> "optax.GradientTransformationExtraArgs":
     """Keeps a fixed mask: the last transformation in an `optax.chain`.
 
     After every update the weights that the mask does not keep are exactly zero.
@@ -233,17 +232,18 @@ def keep_mask(mask: Any) -> optax.GradientTransformationExtraArgs:
     Examples:
         >>> import jax.numpy as jnp, jaxprune as jp, optax
         >>> params, mask = jp.prune({"kernel": jnp.array([[4.0, 1.0], [3.0, 2.0]])}, 0.5)
-        >>> tx = optax.chain(optax.adam(0.1), jp.keep_mask(mask))
+        >>> tx = optax.chain(optax.sgd(0.5), jp.keep_mask(mask))
         >>> updates, _ = tx.update({"kernel": jnp.ones((2, 2))}, tx.init(params), params)
         >>> optax.apply_updates(params, updates)
-        {'kernel': Array([[3.9, 0. ],
-               [2.9, 0. ]], dtype=float32)}
+        {'kernel': Array([[3.5, 0. ],
+               [2.5, 0. ]], dtype=float32)}
     """
+    import optax  # noqa: PLC0415
 
     def init(params: Any) -> KeepMaskState:
         if not any(is_array(leaf.value) for leaf in leaves(params)):
             return KeepMaskState(params)
-        return KeepMaskState(rebuild(params, _given(params, mask, None)))
+        return KeepMaskState(rebuild(params, _given(params, mask)))
 
     def update(
         updates: Any, state: KeepMaskState, params: Any = None, **extra: Any
@@ -409,17 +409,25 @@ def _fitting(params: Any, mask: Any, decisions: list[Decision]) -> list[Any]:
     return [kept for _, kept in pairs]
 
 
-def _given(params: Any, mask: Any, scope: set[int] | None) -> list[Any]:
-    """The masks that a user gave, leaf by leaf, cut to the leaves in scope."""
+def _first(params: Any, mask: Any, scope: set[int]) -> list[Any]:
+    """The masks to begin with, leaf by leaf: a user's, where there is one, and else all is kept."""
+    found = leaves(params)
+    given = [None] * len(found) if mask is None else _given(params, mask)
+
+    def first(leaf: Leaf, kept: Any) -> Any:
+        return jnp.ones_like(as_array(leaf.value), bool) if kept is None else kept
+
+    return [
+        first(leaf, kept) if i in scope else None
+        for i, (leaf, kept) in enumerate(zip(found, given, strict=True))
+    ]
+
+
+def _given(params: Any, mask: Any) -> list[Any]:
+    """The masks that a user gave, leaf by leaf."""
     pairs = list(aligned(params, mask, "mask"))
     raise_problems(mask_problem(leaf, kept) for leaf, kept in pairs)
-    kept = [None if m is None else as_array(m) for _, m in pairs]
-    if scope is None:
-        return kept
-    return [
-        (jnp.ones_like(as_array(leaf.value), bool) if m is None else m) if i in scope else None
-        for i, (m, (leaf, _)) in enumerate(zip(kept, pairs, strict=True))
-    ]
+    return [None if kept is None else as_array(kept) for _, kept in pairs]
 
 
 def _where(mask: Any, values: Any, other: Any) -> Any:
