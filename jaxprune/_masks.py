@@ -23,6 +23,7 @@ from jaxprune._specs import (
     Columns,
     Reduce,
     Rows,
+    SteppedNM,
     Unstructured,
     axis_of,
     budget_of,
@@ -269,8 +270,9 @@ def _(spec: Rows | Columns | Channels | Block, scores: Sequence[jax.Array]) -> l
     ]
 
 
-@masks_of.register
-def _(spec: NM, scores: Sequence[jax.Array]) -> list[jax.Array]:
+@masks_of.register(NM)
+@masks_of.register(SteppedNM)
+def _(spec: NM | SteppedNM, scores: Sequence[jax.Array]) -> list[jax.Array]:
     return [_grouped(array, jnp.asarray(spec.n, jnp.int32), spec.m, spec.axis) for array in scores]
 
 

@@ -238,7 +238,7 @@ def _row(leaf: Leaf, rule: Rule | None, reason: str) -> PlanRow:
 
 def _prunes(spec: Any, shape: tuple[int, ...]) -> int | None:
     if isinstance(spec, NM):
-        return None if is_traced(spec.n) else math.prod(shape) // spec.m * (spec.m - int(spec.n))
+        return math.prod(shape) // spec.m * (spec.m - spec.n)
     if not isinstance(spec, Budgeted) or is_traced(spec.sparsity):
         return None
     if isinstance(spec, Unstructured) and spec.per == "global":

@@ -142,7 +142,7 @@ class Channels:
         _check_axis("axis", self.axis)
 
 
-@node("n")
+@node()
 @dataclass(frozen=True, slots=True)
 class NM:
     """Keeps `n` of every `m` consecutive weights; among equal scores the lower index is kept.
@@ -162,15 +162,14 @@ class NM:
         Array([ True, False,  True, False], dtype=bool)
     """
 
-    n: int | jax.Array
+    n: int
     m: int
     axis: Axis | None = -1
 
     def __post_init__(self) -> None:
-        _check_count("m", self.m, InvalidPattern)
-        if isinstance(self.n, numbers.Number | str):  # what else JAX puts there is not judged
-            _check_count("n", self.n, InvalidPattern)
-        if isinstance(self.n, int) and not 1 <= self.n <= self.m:
+        for name in ("n", "m"):
+            _check_count(name, getattr(self, name), InvalidPattern)
+        if not 1 <= self.n <= self.m:
             raise InvalidPattern(
                 f"NM({self.n}, {self.m}) keeps {self.n} of every {self.m}: expected 1 <= n <= m. "
                 "NM(2, 4) keeps 2 of every 4."
@@ -306,12 +305,20 @@ def _(spec: Block, leaf: Leaf) -> Problem | None:
     return _wrong_size(leaf) or _wrong_floor(spec, leaf, leaf.value.size)
 
 
+class SteppedNM(NamedTuple):
+    """An N:M pattern on its way: `n` is data. A schedule makes it; users do not."""
+
+    n: jax.Array
+    m: int
+    axis: Axis | None
+
+
 def at_sparsity(spec: Any, sparsity: Callable[[Any], Any]) -> Any:
-    """The spec with `sparsity` of its own in its place, which may be traced; None stays None."""
+    """The spec with `sparsity` of its own in place of its own, which may be traced."""
     if isinstance(spec, NM):
-        # To the whole weight below, and where it is one by rounding, that one.
+        # To the whole weight below, and where it is one but for rounding, that one.
         lost = jnp.floor(sparsity(1 - spec.n / spec.m) * spec.m + 2**-8).astype(jnp.int32)
-        return dataclasses.replace(spec, n=jnp.clip(spec.m - lost, spec.n, spec.m))
+        return SteppedNM(jnp.clip(spec.m - lost, spec.n, spec.m), spec.m, spec.axis)
     return dataclasses.replace(spec, sparsity=sparsity(spec.sparsity))
 
 

@@ -23,7 +23,6 @@ from jaxprune._errors import (
     PruningError,
     shown,
 )
-from jaxprune._masks import apply_mask
 from jaxprune._metrics import L1, L2, LCG, TaylorProxy
 from jaxprune._metrics import importance as _importance
 from jaxprune._select import survivors
@@ -83,7 +82,7 @@ def prune(
         )
     check_sparsity(sparsity)
     array = _tensor(array)
-    scores = importance(array, metric, seed)
+    scores = _scores(array, metric, seed)
     if not scores.size:
         raise EmptyTensor(f"the tensor has shape {scores.shape} and holds no weights.")
     if granularity == "unstructured":
@@ -105,14 +104,13 @@ def prune(
         )
     count = budget_of(spec, scores.shape).lost(sparsity)
     if granularity == "unstructured":
-        kept = survivors(scores, count)
+        kept = _kept(scores, count)
     else:
         axis = _ALONG[granularity]
-        units = _unit_scores(np.asarray(scores), axis, metric, seed)
-        kept = jnp.broadcast_to(
-            jnp.expand_dims(survivors(jnp.asarray(units), count), axis), scores.shape
-        )
-    return apply_mask(jnp.asarray(array), kept), kept.astype(jnp.float32)
+        units = _unit_scores(scores, axis, metric, seed)
+        kept = np.broadcast_to(np.expand_dims(_kept(units, count), axis), scores.shape)
+    pruned = np.where(kept, array, np.float32(0))
+    return jnp.asarray(pruned), jnp.asarray(kept.astype(np.float32))
 
 
 def importance(array: ArrayLike, metric: MetricName = "l1_magnitude", seed: int = 0) -> jax.Array:
@@ -129,14 +127,7 @@ def importance(array: ArrayLike, metric: MetricName = "l1_magnitude", seed: int 
     Raises:
         PruningError: The metric's name or the seed is none, or `array` is traced.
     """
-    array = _tensor(array)
-    if metric not in _METRICS:
-        raise PruningError(
-            f"metric is one of {', '.join(map(repr, _METRICS))}, got {shown(metric)}."
-        )
-    _lcg.check_seed(seed)
-    scores: jax.Array = _importance(array, _METRICS[metric](seed))
-    return scores
+    return jnp.asarray(_scores(_tensor(array), metric, seed))
 
 
 def lcg(seed: int, n: int) -> jax.Array:
@@ -170,6 +161,32 @@ def _tensor(array: ArrayLike) -> np.ndarray:
     except (TypeError, ValueError):
         pass
     raise PruningError(f"expected one tensor of numbers, got {shown(array)}.")
+
+
+def _scores(array: np.ndarray, metric: str, seed: int) -> np.ndarray:
+    if metric not in _METRICS:
+        raise PruningError(
+            f"metric is one of {', '.join(map(repr, _METRICS))}, got {shown(metric)}."
+        )
+    _lcg.check_seed(seed)
+    with jax.ensure_compile_time_eval():  # under a user's jit too
+        scores = np.asarray(_importance(_padded(array, 0), _METRICS[metric](seed)))
+    return scores[: array.size].reshape(array.shape)
+
+
+def _kept(scores: np.ndarray, count: np.int32) -> np.ndarray:
+    """All but the `count` lowest; the NaN that fill up the length go last of all."""
+    with jax.ensure_compile_time_eval():
+        kept = np.asarray(survivors(jnp.asarray(_padded(scores, np.nan)), count))
+    return kept[: scores.size].reshape(scores.shape)
+
+
+def _padded(values: np.ndarray, filling: float) -> np.ndarray:
+    """The values in a row, filled up to a power of two: tensors of any shape share compilations."""
+    length = max(128, 1 << (values.size - 1).bit_length()) if values.size else 0
+    row = np.full(length, filling, np.float32)
+    row[: values.size] = values.ravel()
+    return row
 
 
 def _unit_scores(scores: np.ndarray, axis: int, metric: str, seed: int) -> np.ndarray:

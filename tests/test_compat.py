@@ -116,13 +116,16 @@ def test_recorded_errors(wide, x64):
 
 
 def test_recorded_statistics():
-    _compare_statistics(CASES)
+    """Of the sizes that occur most, and the smallest: each size takes a compilation."""
+    sizes = Counter(math.prod(case["shape"]) for case in CASES)
+    often = {size for size, _ in sizes.most_common(40)} | set(sorted(sizes)[:8])
+    _compare_statistics([case for case in CASES if math.prod(case["shape"]) in often])
 
 
 def test_recorded_statistics_under_x64(x64):
-    """Every eighth case: the answers are float32 in any case, and compiling takes the time."""
+    """Every 24th case: the answers are float32 in any case, and compiling takes the time."""
     with x64(True):
-        _compare_statistics(CASES[::8])
+        _compare_statistics(CASES[::24])
 
 
 def test_the_statistics_of_nothing_are_an_error():
@@ -167,7 +170,8 @@ def test_recorded_summaries():
         (row,) = jp.report({"w": pruned}, where=jp.any_leaf).rows
         return row.summary != case["summary"] and row.summary
 
-    assert not wrong(ANSWERED, check)
+    # Each shape takes a compilation.
+    assert not wrong(ANSWERED[::4], check)
 
 
 # --- the reference, stated slowly ---------------------------------------------------------------

@@ -31,6 +31,7 @@ from jaxprune._tree import (
     aligned,
     as_array,
     is_array,
+    is_traced,
     is_weight,
     leaves,
     rebuild,
@@ -51,6 +52,8 @@ class SparsifyState(NamedTuple):
         inner: The state of the optimizer that is wrapped.
         average: What an `averaged` metric has gathered: a tree like the parameters, or ().
         key: The PRNG key, or ().
+        strays: Weights that were not zero, although the mask did not keep them, when last looked
+            at, the update after a mask was chosen: something moves them after `sparsify`.
     """
 
     count: Any
@@ -58,6 +61,7 @@ class SparsifyState(NamedTuple):
     inner: Any
     average: Any
     key: Any
+    strays: Any
 
 
 class KeepMaskState(NamedTuple):
@@ -145,7 +149,7 @@ def sparsify(
     def init(params: Any) -> SparsifyState:
         if not any(is_array(leaf.value) for leaf in leaves(params)):
             # Optax finds what is shaped like the parameters by a placeholder for them.
-            return SparsifyState(np.int32(0), params, inner.init(params), (), ())
+            return SparsifyState(np.int32(0), params, inner.init(params), (), (), np.int32(0))
         found, decisions = decided(params)
         scope = {i for decision in decisions for i in decision.members}
         kept = _first(params, mask, scope)
@@ -169,6 +173,7 @@ def sparsify(
             inner=state,
             average=rebuild(params, averages) if isinstance(metric, Averaged) else (),
             key=() if key is None else key,
+            strays=jnp.zeros((), jnp.int32),
         )
 
     def update(
@@ -189,27 +194,23 @@ def sparsify(
         moved, inner_state = inner.update(seen, state.inner, params, **extra)
         steps_ = [value for _, value in aligned(params, moved, "updates")]
 
-        def choose(kept: list[Any], inner_state: Any) -> tuple[list[Any], Any, list[Any]]:
-            new = chosen(params, _Before(kept, grads, averages, _folded(state.key, count)), count)
-            if rule.grow is None:
-                return new, inner_state, steps_
-            grown = [None if m is None else n & ~m for m, n in zip(kept, new, strict=True)]
-            still = [_where(_not(g), u, 0) for g, u in zip(grown, steps_, strict=True)]
-            fresh = inner.init(params)
-            return new, _renewed(inner_state, fresh, params, grown), still
-
-        def keep(kept: list[Any], inner_state: Any) -> tuple[list[Any], Any, list[Any]]:
-            return kept, inner_state, steps_
+        def choose(kept: list[Any]) -> list[Any]:
+            return chosen(params, _Before(kept, grads, averages, _folded(state.key, count)), count)
 
         # After an update that chose a mask; one that `init` chose is carried out by the first.
         due = (state.count > 0) & (schedule.fires(state.count) | (state.count == 1))
-        lax.cond(due, _warn_of_strays, lambda *_: None, kept, weights)
-        kept, inner_state, steps_ = lax.cond(schedule.fires(count), choose, keep, kept, inner_state)
+        strays = lax.cond(due, _strays, lambda *_: state.strays, kept, weights)
+        before, kept = kept, lax.cond(schedule.fires(count), choose, lambda kept: kept, kept)
+        if rule.grow is not None:
+            # Not under a condition: there it would copy the whole state, here it is fused.
+            grown = [None if m is None else m & ~b for m, b in zip(kept, before, strict=True)]
+            steps_ = [_where(_not(g), u, 0) for g, u in zip(grown, steps_, strict=True)]
+            inner_state = _renewed(inner_state, inner.init(params), params, grown)
         out = [_zeroing(m, u, w) for m, u, w in zip(kept, steps_, weights, strict=True)]
         tree = rebuild(params, kept)
         average = rebuild(params, averages) if isinstance(metric, Averaged) else ()
         return rebuild(updates, out), SparsifyState(
-            count, pack(tree) if packed else tree, inner_state, average, state.key
+            count, pack(tree) if packed else tree, inner_state, average, state.key, strays
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -271,7 +272,8 @@ def current(state: Any, *, missing_ok: bool = False) -> Any:
         missing_ok: Whether to return None, and not raise, if there is none.
 
     Returns:
-        The `SparsifyState` or `KeepMaskState`: its `mask`, and `count`.
+        The `SparsifyState` or `KeepMaskState`: its `mask`, and `count`. It warns if something moved
+        the zeros that `sparsify` made.
 
     Raises:
         NoMatch: There is none, or there are several.
@@ -287,6 +289,14 @@ def current(state: Any, *, missing_ok: bool = False) -> Any:
         raise NoMatch(
             f"expected one state of sparsify or keep_mask in the optimizer state, found "
             f"{len(found)}: pass the state of one optimizer, or a part of it."
+        )
+    strays = getattr(found[0], "strays", 0)
+    if isinstance(strays, jax.Array) and not is_traced(strays) and int(strays):
+        warnings.warn(
+            f"{int(strays)} weights that the mask of sparsify does not keep were not zero: "
+            "something moved them after it. sparsify must be the outermost transformation, and its "
+            "updates applied as they are.",
+            stacklevel=2,
         )
     return found[0]
 
@@ -448,23 +458,14 @@ def _folded(key: Any, count: Any) -> Any:
     return None if isinstance(key, tuple) else jax.random.fold_in(key, count)
 
 
-def _warn_of_strays(kept: Sequence[Any], weights: Sequence[Any]) -> None:
+def _strays(kept: Sequence[Any], weights: Sequence[Any]) -> jax.Array:
+    """How many weights are not zero although the masks do not keep them."""
     counts = [
         jnp.sum(nonzero(as_array(w)) & ~m, dtype=jnp.int32)
         for m, w in zip(kept, weights, strict=True)
         if m is not None
     ]
-    jax.debug.callback(_warn, sum(counts))
-
-
-def _warn(strays: Any) -> None:
-    if int(strays):
-        warnings.warn(
-            f"{int(strays)} weights that the mask of sparsify does not keep are not zero: "
-            "something moved them after it. sparsify must be the outermost transformation, and its "
-            "updates applied as they are.",
-            stacklevel=2,
-        )
+    return jnp.stack(counts).sum(dtype=jnp.int32)
 
 
 def _check_arguments(schedule: Any, rule: Rule, steps: int | None) -> None:
