@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 import jaxprune as jp
-from benchmarks import networks
+from benchmarks import networks, training
 from benchmarks.race import Contender, Line, Row, race
 
 Host: TypeAlias = np.ndarray[Any, Any]
@@ -41,6 +41,7 @@ def all_rows() -> list[Row]:
         Row("importance(w, LCG(0))", _lcg),
         Row("apply_mask", _apply_mask),
         Row("report, with a mask", _report),
+        *training.rows(),
     ]
 
 
