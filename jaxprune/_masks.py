@@ -126,6 +126,19 @@ def masks_by(rules: Sequence[Rule], found: Sequence[Leaf]) -> list[jax.Array | N
     return masks
 
 
+def without(spec: Any, scores: jax.Array, kept: jax.Array) -> jax.Array:
+    """Scores in which what a mask does not keep ranks below all else.
+
+    Where units go as one, a unit that lives on is scored by what is left of it.
+    """
+    gone: Any = -jnp.inf
+    if isinstance(spec, Rows | Columns | Channels | Block):
+        view, axes = unit_view(spec, scores.shape)
+        alive = jnp.any(kept.reshape(view), axes, keepdims=True)
+        gone = jnp.broadcast_to(jnp.where(alive, 0.0, -jnp.inf), view).reshape(scores.shape)
+    return jnp.where(kept, scores, gone.astype(scores.dtype) if is_array(gone) else gone)
+
+
 def apply_mask(params: Any, mask: Any) -> Any:
     """Sets the weights that the mask does not keep to zero.
 
@@ -306,7 +319,10 @@ def _reduced(scores: jax.Array, axes: tuple[int, ...], reduce: Reduce) -> jax.Ar
     if reduce == "max":
         return from_keys(jnp.max(keys(scores), axes, keepdims=True), scores.dtype)
     if reduce == "l2":
-        return jnp.sqrt(jnp.sum(jnp.square(scores.astype(wide)), axes, keepdims=True))
+        length = jnp.sqrt(jnp.sum(jnp.square(scores.astype(wide)), axes, keepdims=True))
+        # Squared, the score that is below all others would be above them.
+        lowest = jnp.any(scores == -jnp.inf, axes, keepdims=True)
+        return jnp.where(lowest, -jnp.inf, length)
     summed = jnp.sum(scores.astype(wide), axes, keepdims=True)
     return summed / math.prod(scores.shape[axis] for axis in axes) if reduce == "mean" else summed
 

@@ -9,7 +9,7 @@ laid out.
 
 Three ideas keep the passes few and cheap. A strided sample of some 30,000 scores brackets the
 answer before the first pass. In so narrow a range counts grow along a straight line, and reading
-the answer off that line takes five or six passes where halving would take sixteen. And a count is
+the answer off that line takes a fraction of the passes of halving. And a count is
 summed in int8 along short runs before it is widened, which keeps a CPU's whole pass in its vector
 registers: four times the speed of int32.
 """
@@ -106,7 +106,6 @@ def shares(
         The int32 shares, and the place of the common cut for `survivors(..., near=)`.
     """
     grids = [_grid(array, None) for array in scores]
-
     limits = jnp.stack(most)
 
     def counts(at: jax.Array) -> jax.Array:

@@ -319,6 +319,8 @@ def at_sparsity(spec: Any, sparsity: Callable[[Any], Any]) -> Any:
         # To the whole weight below, and where it is one but for rounding, that one.
         lost = jnp.floor(sparsity(1 - spec.n / spec.m) * spec.m + 2**-8).astype(jnp.int32)
         return SteppedNM(jnp.clip(spec.m - lost, spec.n, spec.m), spec.m, spec.axis)
+    if not hasattr(spec, "sparsity"):
+        raise PruningError(f"{shown(spec)} has no sparsity that a schedule could set.")
     return dataclasses.replace(spec, sparsity=sparsity(spec.sparsity))
 
 

@@ -272,6 +272,44 @@ def test_any_metric(metric):
     assert zeros(params) == {"down": 144, "up": 72}
 
 
+@pytest.mark.parametrize("reduce", ["sum", "mean", "l2", "max"])
+@pytest.mark.parametrize("metric", [jp.L1(), jp.averaged(jp.movement)], ids=["L1", "movement"])
+@pytest.mark.parametrize("rule", [jp.Rule(), jp.rigl()], ids=["only go", "rigl"])
+def test_whole_units_go_and_stay_gone(reduce, metric, rule):
+    tx = jp.sparsify(
+        optax.adam(0.05),
+        {"down": jp.Columns(0.5, reduce=reduce), "up": jp.Block(0.5, (2, 4), reduce=reduce)},
+        schedule=GRADUAL,
+        metric=metric,
+        rule=rule,
+    )
+    before = None
+    for count, params, state in fit(tx):
+        sparsity = float(
+            GRADUAL.sparsity(max((c for c in (3, 7, 11) if c <= count), default=0), 0.5)
+        )
+        mask = kernels(jp.current(state).mask)
+        assert (~mask["down"]).sum() == 16 * lost(sparsity, 12)
+        assert (~mask["up"]).sum() == 8 * lost(sparsity, 12)
+        assert jp.report(mask_as_weights(mask["down"])).rows[0].pattern in ("dense", "columns")
+        if before and rule.grow is None:
+            assert not any((mask[leaf] & ~before[leaf]).any() for leaf in mask)
+        before = mask
+
+
+def mask_as_weights(mask):
+    return jnp.asarray(mask, jnp.float32)
+
+
+def test_a_unit_with_zeros_in_it_is_scored_by_what_is_left():
+    weights = jnp.array([[1.0, 1.0], [9.0, 9.0], [5.0, 5.0], [2.0, 2.0]])
+    mask = jnp.array([[True, True], [False, True], [True, True], [True, False]])
+    spec = jp.Rows(0.5)
+    tx = jp.sparsify(optax.sgd(0.0), spec, schedule=jp.one_shot(), mask=mask)
+    kept = jp.current(tx.init(weights)).mask
+    chex.assert_trees_all_equal(kept, mask & jnp.array([[False], [True], [True], [False]]))
+
+
 def test_averages_follow_the_gradients():
     tx = jp.sparsify(
         optax.sgd(0.1), 0.5, schedule=jp.one_shot(4), metric=jp.averaged(jp.taylor, 0.75)
@@ -338,13 +376,13 @@ def test_a_gradient_that_is_no_number_destroys_no_mask():
     for x in DATA[:3]:
         updates, state = tx.update(jax.grad(loss)(params, x), state, params)
         params = optax.apply_updates(params, updates)
+    mask = kernels(jp.current(state).mask)
     bad = jax.tree.map(lambda g: jnp.full_like(g, jnp.nan), params)
     updates, state = tx.update(bad, state, params)
     params = optax.apply_updates(params, updates)
     chex.assert_tree_all_finite(params)
     chex.assert_tree_all_finite(jp.current(state).average)
-    assert sum(zeros(params).values()) >= 144
-    assert sum(int((~m).sum()) for m in kernels(jp.current(state).mask).values()) == 144
+    chex.assert_trees_all_equal(kernels(jp.current(state).mask), mask)
 
 
 def test_weights_that_are_no_numbers_leave_the_mask_as_it_was():
@@ -420,6 +458,8 @@ def test_a_state_of_other_parameters():
         ({"schedule": jp.one_shot}, "schedule is one of .* called"),
         ({"schedule": jp.periodic(0, 9, sparse=1, dense=1)}, "falls, and the rule grows no"),
         ({"schedule": jp.gradual(0, 90), "steps": 80}, "after 90 updates, .* makes 80"),
+        ({"schedule": jp.one_shot(), "steps": "9"}, "steps counts updates.*'9'"),
+        ({"schedule": jp.one_shot(), "rule": jp.rigl}, "rule is .* called: got"),
     ],
 )
 def test_arguments_that_do_not_go_together(kwargs, words):
@@ -427,8 +467,23 @@ def test_arguments_that_do_not_go_together(kwargs, words):
         jp.sparsify(optax.sgd(0.1), 0.5, **kwargs)
 
 
+def test_what_is_no_optimizer():
+    with pytest.raises(jp.PruningError, match="inner is an Optax optimizer, called"):
+        jp.sparsify(optax.adam, 0.5, schedule=jp.one_shot())
+
+
+@pytest.mark.parametrize("spec", [0.2, jp.NM(3, 4)], ids=repr)
+def test_a_sparsity_that_would_fall(spec):
+    schedule = jp.gradual(1, 5, initial=0.5)
+    with pytest.raises(jp.InvalidSparsity, match=r"begins at a sparsity of 0.5 and falls"):
+        jp.sparsify(optax.sgd(0.1), spec, schedule=schedule).init(PARAMS)
+    jp.sparsify(optax.sgd(0.1), spec, schedule=schedule, rule=jp.Rule(grow=jp.by_gradient)).init(
+        PARAMS
+    )
+
+
 def test_what_is_no_rule_or_metric():
-    for drop in (0, 1.5, -1):
+    for drop in (0, 1.5, -1, "a"):
         with pytest.raises(jp.PruningError, match="drop is a part"):
             jp.rigl(drop)
     with pytest.raises(jp.PruningError, match="0 <= decay < 1"):

@@ -1,5 +1,6 @@
 """What to drop and what to grow: rules are values made of parts, and so are averaged metrics."""
 
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -85,10 +86,10 @@ def by_gradient(
         key: Unused.
 
     Returns:
-        The magnitude of each gradient; of a NaN the lowest score.
+        The magnitude of each gradient.
     """
     del weights, key
-    return [jnp.where(jnp.isnan(grad), -1, jnp.abs(grad)) for grad in grads]
+    return [jnp.abs(grad) for grad in grads]
 
 
 def at_random(weights: Sequence[Leaf], grads: Sequence[jax.Array], key: Any) -> Sequence[jax.Array]:
@@ -183,5 +184,5 @@ def movement(weights: jax.Array, grads: jax.Array) -> jax.Array:
 
 
 def _check_drop(drop: float) -> None:
-    if not 0 < drop <= 1:
+    if not isinstance(drop, numbers.Real) or not 0 < drop <= 1:
         raise PruningError(f"drop is a part of the kept weights in (0, 1], got {shown(drop)}.")

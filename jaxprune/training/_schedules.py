@@ -26,6 +26,7 @@ class Schedule:
         sparsity: How sparse it then is, of the count and the sparsity that the spec asks for.
         last: The count from which on the sparsity is the spec's.
         falls: Whether the sparsity ever falls, so that weights must grow.
+        initial: The sparsity it begins with: to a target below, it would fall.
         name: What made it, for messages.
     """
 
@@ -33,6 +34,7 @@ class Schedule:
     sparsity: Callable[[Any, Any], Any] = field(repr=False)
     last: int
     falls: bool = False
+    initial: float = 0.0
     name: str = "Schedule"
 
     def table(self, target: float = 0.9) -> str:
@@ -152,6 +154,7 @@ def gradual(
         fires=_regular(begin, end, every),
         sparsity=sparsity,
         last=end,
+        initial=initial,
         name=f"gradual({begin}, {end}, every={every})",
     )
 

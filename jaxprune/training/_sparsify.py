@@ -1,5 +1,6 @@
 """The transformation of an optimizer that keeps a model sparse, and the state in which it does."""
 
+import numbers
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,11 +21,11 @@ from jaxprune._errors import (
     raise_problems,
     shown,
 )
-from jaxprune._masks import mask_problem, masks_by, pack, unpack
+from jaxprune._masks import mask_problem, masks_by, pack, unpack, without
 from jaxprune._metrics import L1, Metric, scores_of
 from jaxprune._plan import Rule as Decision
 from jaxprune._plan import decide
-from jaxprune._specs import at_sparsity
+from jaxprune._specs import NM, at_sparsity
 from jaxprune._tree import (
     Leaf,
     Where,
@@ -132,14 +133,14 @@ def sparsify(
     """
     import optax  # noqa: PLC0415  # who does not train does not wait for it
 
+    _check_arguments(inner, schedule, rule, steps)
     inner = optax.with_extra_args_support(inner)
-    _check_arguments(schedule, rule, steps)
 
     def decided(params: Any) -> tuple[list[Leaf], list[Decision]]:
         found = leaves(params)
         wanted = spec
-        if rule.allocation is not None and isinstance(spec, float):
-            wanted = allocate(params, spec, rule.allocation, where=where)
+        if rule.allocation is not None and isinstance(spec, numbers.Real):
+            wanted = allocate(params, float(spec), rule.allocation, where=where)
         return found, decide(found, wanted, where)[0]
 
     def chosen(params: Any, before: _Before, count: Any) -> list[Any]:
@@ -151,6 +152,7 @@ def sparsify(
             # Optax finds what is shaped like the parameters by a placeholder for them.
             return SparsifyState(np.int32(0), params, inner.init(params), (), (), np.int32(0))
         found, decisions = decided(params)
+        raise_problems(_falling(decision, schedule, rule) for decision in decisions)
         scope = {i for decision in decisions for i in decision.members}
         kept = _first(params, mask, scope)
         averages: Any = [
@@ -161,7 +163,7 @@ def sparsify(
             zeros = [jnp.zeros_like(m) if m is not None else None for m in kept]
             kept = chosen(params, _Before(kept, zeros, averages, key), 0)
         state = inner.init(params)
-        if current(state, missing_ok=True) is not None:
+        if _ours(state):
             raise PruningError(
                 "sparsify wraps an optimizer that holds a mask of its own: wrap the plain "
                 "optimizer, once, with all specs in one mapping."
@@ -264,12 +266,11 @@ def keep_mask(mask: Any) -> "optax.GradientTransformationExtraArgs":
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def current(state: Any, *, missing_ok: bool = False) -> Any:
+def current(state: Any) -> Any:
     """The state of `sparsify` or `keep_mask` in an optimizer state, however deep it lies.
 
     Args:
         state: Any optimizer state.
-        missing_ok: Whether to return None, and not raise, if there is none.
 
     Returns:
         The `SparsifyState` or `KeepMaskState`: its `mask`, and `count`. It warns if something moved
@@ -278,13 +279,7 @@ def current(state: Any, *, missing_ok: bool = False) -> Any:
     Raises:
         NoMatch: There is none, or there are several.
     """
-
-    def ours(node: Any) -> bool:
-        return isinstance(node, SparsifyState | KeepMaskState)
-
-    found = [leaf.value for leaf in leaves(state, is_leaf=ours) if ours(leaf.value)]
-    if not found and missing_ok:
-        return None
+    found = _ours(state)
     if len(found) != 1:
         raise NoMatch(
             f"expected one state of sparsify or keep_mask in the optimizer state, found "
@@ -301,7 +296,16 @@ def current(state: Any, *, missing_ok: bool = False) -> Any:
     return found[0]
 
 
+def _ours(state: Any) -> list[Any]:
+    def is_ours(node: Any) -> bool:
+        return isinstance(node, SparsifyState | KeepMaskState)
+
+    return [leaf.value for leaf in leaves(state, is_leaf=is_ours) if is_ours(leaf.value)]
+
+
 class _How(NamedTuple):
+    """How masks are chosen, as `sparsify` was told."""
+
     schedule: Schedule
     rule: Rule
     metric: Any
@@ -339,8 +343,8 @@ def _chosen(
     def wanted(target: Any) -> Any:
         return schedule.sparsity(count, target)
 
-    kept = [before.kept[i] for i in scope]
-    alive = [jnp.where(m, s, -jnp.inf) for m, s in zip(kept, scores, strict=True)]
+    specs = {i: decision.spec for decision in decisions for i in decision.members}
+    alive = [without(specs[i], s, before.kept[i]) for i, s in zip(scope, scores, strict=True)]
     # A score that is no number says nothing, and would take the place of one that is.
     sound = ~jnp.stack([jnp.any(jnp.isnan(s)) for s in alive]).any()
     if rule.grow is None:
@@ -351,6 +355,7 @@ def _chosen(
             exchanged = rule.drop(jnp.clip(count / max(schedule.last, 1), 0, 1))
         stay = best(alive, lambda target: wanted(target) + exchanged * (1 - wanted(target)))
         growth = rule.grow(weights, [before.grads[i] for i in scope], before.key)
+        sound &= jnp.stack([jnp.all(jnp.isfinite(g)) for g in growth]).all()
         held = [jnp.where(stay[i], jnp.inf, g) for i, g in zip(scope, growth, strict=True)]
         new = best(held, wanted)
     return [jnp.where(sound, new[i], m) if i in new else None for i, m in enumerate(before.kept)]
@@ -468,7 +473,29 @@ def _strays(kept: Sequence[Any], weights: Sequence[Any]) -> jax.Array:
     return jnp.stack(counts).sum(dtype=jnp.int32)
 
 
-def _check_arguments(schedule: Any, rule: Rule, steps: int | None) -> None:
+def _falling(decision: Decision, schedule: Schedule, rule: Rule) -> Problem | None:
+    spec = decision.spec
+    target = 1 - spec.n / spec.m if isinstance(spec, NM) else getattr(spec, "sparsity", 1.0)
+    if rule.grow is not None or is_traced(target) or target >= schedule.initial:
+        return None
+    return Problem(
+        InvalidSparsity,
+        f"{schedule.name} begins at a sparsity of {schedule.initial} and falls to that of {spec}, "
+        "and the rule grows no weights: lower initial=, or pass rule=jp.rigl().",
+    )
+
+
+def _check_arguments(inner: Any, schedule: Any, rule: Any, steps: Any) -> None:
+    if not hasattr(inner, "init") or not hasattr(inner, "update"):
+        raise PruningError(
+            f"inner is an Optax optimizer, called: jp.sparsify(optax.adam(1e-3), ...), got "
+            f"{shown(inner)}."
+        )
+    if not isinstance(rule, Rule):
+        raise PruningError(
+            f"rule is jp.Rule(), jp.rigl(), jp.sparse_evolution() or jp.acdc(), called: got "
+            f"{shown(rule)}."
+        )
     if not isinstance(schedule, Schedule):
         raise PruningError(
             f"schedule is one of jp.one_shot, jp.gradual, jp.constant and jp.periodic, called: got "
@@ -479,6 +506,8 @@ def _check_arguments(schedule: Any, rule: Rule, steps: int | None) -> None:
             f"the sparsity of {schedule.name} falls, and the rule grows no weights: pass "
             "rule=jp.acdc()."
         )
+    if steps is not None and not isinstance(steps, int):
+        raise PruningError(f"steps counts updates, a Python integer, got {shown(steps)}.")
     if steps is not None and schedule.last > steps:
         raise InvalidSparsity(
             f"{schedule.name} meets its target after {schedule.last} updates, and the training "
