@@ -274,16 +274,23 @@ def run(code):
 
 
 def test_importing_brings_jax_and_numpy_and_no_framework():
-    imported = run("import sys, jaxprune; print(*sys.modules)").split()
+    imported = run("import sys; from jaxprune import *; print(*sys.modules)").split()
     assert "jax" in imported
     others = {"flax", "optax", "equinox", "haiku", "torch", "tensorflow", "chex", "orbax", "pandas"}
     assert not others & set(imported)
 
 
+def test_importing_alone_waits_for_nothing_heavy():
+    """The command line prints its help by then."""
+    imported = run("import sys, jaxprune; print(*sys.modules)").split()
+    assert not {"jax", "numpy"} & set(imported)
+
+
 def test_importing_leaves_the_choice_of_devices_open():
     """A module that makes an array wakes JAX up, and then no backend can be configured any more."""
     code = """
-import jax, jaxprune
+import jax
+from jaxprune import *
 jax.config.update("jax_num_cpu_devices", 3)
 print(jax.device_count())
 """
@@ -294,7 +301,7 @@ def test_importing_changes_no_configuration_of_jax():
     code = """
 import jax
 before = dict(jax.config.values)
-import jaxprune
+from jaxprune import *
 print(before == dict(jax.config.values))
 """
     assert run(code) == "True"
