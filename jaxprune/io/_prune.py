@@ -1,0 +1,234 @@
+"""Pruning a checkpoint tensor by tensor: what `prune` makes of all of it at once, to the bit."""
+
+import functools
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune._masks import make_mask
+from jaxprune._metrics import L1, Metric, importance
+from jaxprune._plan import Plan, PlanRow, plan
+from jaxprune._report import LeafReport
+from jaxprune._specs import Unstructured, budget_of, pruned_count
+from jaxprune._tree import Where, any_leaf, is_prunable, is_weight
+from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
+from jaxprune.io._formats import making, rewriting
+from jaxprune.io._lowest import Cut, find_cut, keys, magnitudes, survivors
+from jaxprune.io._progress import Progress, quiet
+from jaxprune.io._report import tensor_report
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What became of a checkpoint.
+
+    Attributes:
+        tensors: How many tensors were pruned.
+        total: The weights they hold.
+        removed: How many of these the masks do not keep.
+        parameters: The weights of all floating tensors.
+        zeros: How many of those are zero now.
+        rows: A report's rows, in the checkpoint's order; empty if none was asked for.
+    """
+
+    tensors: int = 0
+    total: int = 0
+    removed: int = 0
+    parameters: int = 0
+    zeros: int = 0
+    rows: tuple[LeafReport, ...] = ()
+
+
+def plan_checkpoint(source: Checkpoint, spec: Any, *, where: Where = is_weight) -> Plan:
+    """Says what `prune_checkpoint` would do; reads no values.
+
+    Args:
+        source: An open checkpoint.
+        spec: As for `jaxprune.make_mask`.
+        where: As for `jaxprune.make_mask`.
+
+    Returns:
+        The plan of the tree {path: tensor}.
+    """
+    return plan(
+        {path: tensor for tensor, path in paths_of(source.tensors).items()}, spec, where=where
+    )
+
+
+def prune_checkpoint(
+    source: Checkpoint,
+    target: Path,
+    spec: Any,
+    *,
+    metric: Metric = L1(),  # noqa: B008  # frozen and empty
+    where: Where = is_weight,
+    mask_target: Path | None = None,
+    with_report: bool = False,
+    progress: Progress = quiet,
+) -> Pruned:
+    """Prunes a checkpoint of any size into another file.
+
+    The values are those that `jaxprune.prune` gives for the whole tree; a global budget included.
+    One tensor at a time is in memory.
+
+    Args:
+        source: An open checkpoint.
+        target: The file or folder to write; its extension says in which format.
+        spec: A spec, or rules by path patterns, as for `jaxprune.make_mask`.
+        metric: How weights are scored.
+        where: Which tensors may be pruned.
+        mask_target: A file for the masks, by the names of their tensors: bool, True = kept.
+        with_report: Whether to look for patterns too, which takes longer.
+        progress: Makes a progress bar of a label and a number of bytes.
+
+    Returns:
+        What was done.
+
+    Raises:
+        PruningError: as `jaxprune.prune` does, and for files that are broken; then nothing is
+            written.
+        OSError: a file cannot be read or written; then nothing is written.
+    """
+    rows = {row.path: row for row in plan_checkpoint(source, spec, where=where).rows}
+    work = _Work(source, metric, rows)
+    with wide_types(source.tensors):
+        work.share_budgets(progress)
+        return _written(work, target, mask_target, with_report, progress)
+
+
+def _written(
+    work: "_Work", target: Path, mask_target: Path | None, with_report: bool, progress: Progress
+) -> Pruned:
+    source = work.source
+    done, reports = Pruned(), []
+    masked = [_mask_of(tensor) for tensor in source.tensors if work.row(tensor).spec is not None]
+    with ExitStack() as stack:
+        put = stack.enter_context(rewriting(target, source))
+        put_mask = stack.enter_context(making(mask_target, masked, {})) if mask_target else None
+        bar = stack.enter_context(progress("pruning", sum(t.nbytes for t in source.tensors)))
+        for tensor in source.tensors:
+            array, kept = work.pruned(tensor)
+            put(tensor, array)
+            if put_mask and kept is not None:
+                put_mask(_mask_of(tensor), kept)
+            done = _counted(done, tensor, array, kept)
+            if with_report:
+                row = work.row(tensor)
+                reports.append(tensor_report(row.path, tensor, array, kept, row.reason))
+            bar.update(tensor.nbytes)
+    return replace(done, rows=tuple(reports))
+
+
+def _mask_of(tensor: Tensor) -> Tensor:
+    return Tensor(tensor.keys, tensor.shape, "bool", tensor.size)
+
+
+def _counted(done: Pruned, tensor: Tensor, array: Array, kept: Array | None) -> Pruned:
+    if not is_prunable(tensor):
+        return done
+    done = replace(
+        done,
+        parameters=done.parameters + tensor.size,
+        zeros=done.zeros + tensor.size - int(np.count_nonzero(array)),
+    )
+    if kept is None:
+        return done
+    removed = done.removed + tensor.size - int(np.count_nonzero(kept))
+    return replace(done, tensors=done.tensors + 1, total=done.total + tensor.size, removed=removed)
+
+
+@dataclass
+class _Work:
+    """What is pruned and how; and how many weights each tensor loses to a shared budget."""
+
+    source: Checkpoint
+    metric: Metric
+    rows: dict[str, PlanRow]
+
+    def __post_init__(self) -> None:
+        self.paths = paths_of(self.source.tensors)
+        self._counts: dict[Tensor, int] = {}
+        self._cuts: dict[Tensor, Cut[Tensor]] = {}
+        self._pools: dict[Tensor, Any] = {}
+
+    def row(self, tensor: Tensor) -> PlanRow:
+        """What the plan says of a tensor."""
+        return self.rows[self.paths[tensor]]
+
+    def pruned(self, tensor: Tensor) -> tuple[Array, Array | None]:
+        """The values of a tensor without what goes, and the mask; None if it is left dense."""
+        array = self.source.read(tensor)
+        spec = self.row(tensor).spec
+        if spec is None:
+            return array, None
+        kept = self._kept(tensor, array, spec)
+        np.putmask(array, ~kept, np.zeros((), array.dtype))
+        return array, kept
+
+    def _kept(self, tensor: Tensor, array: Array, spec: Any) -> Array:
+        path, scores = self.paths[tensor], self._scores(tensor, array)
+        if isinstance(spec, Unstructured) and spec.per in ("leaf", "global"):
+            order = keys(scores)
+            if spec.per == "leaf":
+                count = int(budget_of(spec, tensor.shape).lost(spec.sparsity))
+            else:
+                count = self._share(tensor, order)
+            return survivors(order, count).reshape(tensor.shape)
+        return np.asarray(make_mask({path: scores}, spec, where=any_leaf)[path])
+
+    def _scores(self, tensor: Tensor, array: Array) -> Array:
+        path = self.paths[tensor]
+        if isinstance(self.metric, L1):
+            scores = magnitudes(array)
+        else:
+            scores = np.asarray(importance({path: array}, self.metric)[path])
+        return scores.astype(self._pools.get(tensor, scores.dtype), copy=False)
+
+    def _share(self, tensor: Tensor, order: Array) -> int:
+        if tensor in self._counts:
+            return self._counts[tensor]
+        return self._cuts[tensor].take(tensor, order) if tensor in self._cuts else 0
+
+    def share_budgets(self, progress: Progress) -> None:
+        """Finds out what each tensor gives to a budget that it shares with others."""
+        pools: dict[tuple[str, int], list[Tensor]] = {}
+        for tensor in self.source.tensors:
+            row = self.row(tensor)
+            if isinstance(row.spec, Unstructured) and row.spec.per == "global":
+                pools.setdefault((row.rule, id(row.spec)), []).append(tensor)
+        for pool in pools.values():
+            self._share_budget(pool, self.row(pool[0]).spec, progress)
+
+    def _share_budget(self, pool: list[Tensor], spec: Unstructured, progress: Progress) -> None:
+        count = int(pruned_count(spec.sparsity, sum(tensor.size for tensor in pool)))
+        count = min(count, sum(tensor.size - spec.min_nonzero for tensor in pool))
+        if not count:
+            return
+        widest = self._widest(pool)
+        self._pools |= dict.fromkeys(pool, widest)
+        width = 8 * widest.itemsize
+        in_order = sorted(pool, key=lambda tensor: tensor.keys)  # as JAX sorts a dict
+        passes = width // 16 + (in_order != pool)
+        with progress("counting", passes * sum(tensor.nbytes for tensor in pool)) as bar:
+
+            def order(tensor: Tensor) -> Array:
+                found = keys(self._scores(tensor, self.source.read(tensor)))
+                bar.update(tensor.nbytes)
+                return found
+
+            cut = find_cut(pool, order, count, held=spec.min_nonzero, width=width)
+            if in_order == pool:  # then each gives what is left while it is written
+                self._cuts |= dict.fromkeys(pool, cut)
+            else:
+                self._counts |= {tensor: cut.take(tensor, order(tensor)) for tensor in in_order}
+
+    def _widest(self, pool: list[Tensor]) -> np.dtype[Any]:
+        """The dtype that holds the scores of all of a pool."""
+        some = {t.dtype: jax.ShapeDtypeStruct((2, 2), jnp.dtype(t.dtype)) for t in pool}
+        scores = jax.eval_shape(functools.partial(importance, metric=self.metric), some)
+        return np.dtype(functools.reduce(jnp.promote_types, [s.dtype for s in scores.values()]))
