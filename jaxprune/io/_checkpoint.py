@@ -102,14 +102,19 @@ def paths_of(tensors: Sequence[Tensor]) -> dict[Tensor, str]:
     Raises:
         CheckpointError: two tensors have one path.
     """
-    slashed = any("/" in tensor.name for tensor in tensors)
-    paths = {t: t.name if slashed else t.name.replace(".", "/") for t in tensors}
+    dotted = is_dotted(tensors)
+    paths = {t: t.name.replace(".", "/") if dotted else t.name for t in tensors}
     seen: dict[str, Tensor] = {}
     for tensor, path in paths.items():
         if path in seen:
             raise CheckpointError(f"two tensors have the path {path!r}: rename one of them.")
         seen[path] = tensor
     return paths
+
+
+def is_dotted(tensors: Sequence[Tensor]) -> bool:
+    """Whether names are split at dots."""
+    return not any("/" in tensor.name for tensor in tensors)
 
 
 def tree_of(tensors: Sequence[Tensor]) -> Any:

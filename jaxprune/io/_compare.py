@@ -55,7 +55,8 @@ class Overlap:
         *mine, furthest = dataclasses.astuple(self)
         *others, further = dataclasses.astuple(other)
         # NumPy's maximum is NaN if either is.
-        return Overlap(*map(sum, zip(mine, others, strict=True)), np.maximum(furthest, further))
+        sums = [a + b for a, b in zip(mine, others, strict=True)]
+        return Overlap(*sums, float(np.maximum(furthest, further)))  # type: ignore[call-arg]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain numbers, ready for JSON."""

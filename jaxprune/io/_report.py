@@ -84,7 +84,7 @@ def report_checkpoint(
 _BINS = 64
 
 
-def histogram(values: Array) -> tuple[list[int], float, float] | None:
+def histogram(values: Array) -> tuple[tuple[int, ...], float, float] | None:
     """How often the values of a tensor lie in each of some bins; None if none is finite.
 
     Args:
@@ -112,4 +112,4 @@ def histogram(values: Array) -> tuple[list[int], float, float] | None:
         wide_part = part.astype(np.float64)
         places = (wide_part[np.isfinite(wide_part)] / 2 - lowest / 2) / scale * _BINS
         counts += np.bincount(places.astype(np.int64).clip(0, _BINS - 1), minlength=_BINS)
-    return counts.tolist(), lowest, highest
+    return tuple(counts.tolist()), lowest, highest
