@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from jaxprune.io._checkpoint import Array, CheckpointError, Tensor, raw_bytes
 from jaxprune.io._spans import read_into
 
 _BROKEN = (
+    OSError,
+    struct.error,
     zipfile.BadZipFile,
     zlib.error,
     EOFError,

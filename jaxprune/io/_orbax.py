@@ -162,7 +162,7 @@ class OrbaxWriter:
     def __init__(self, folder: Path, tensors: Sequence[Tensor], metadata: object) -> None:
         del metadata  # Orbax would not give it back as text
         self._folder = folder
-        self._checkpoints = needed("orbax.checkpoint", "writing Orbax folders")
+        self._checkpoints = needed("orbax.checkpoint", "Orbax folders")
         self._tree = tree_of(tensors)
         self._dtypes = {t: known_dtype(t, folder, "an Orbax folder") for t in tensors}
         self._gathered = TemporaryDirectory(dir=folder)
