@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from jaxprune._errors import PruningError
 from jaxprune.cli._parser import parser
 
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         getattr(_commands, options.command)(options)
-    except (ValueError, OSError, MemoryError) as error:
+    except (PruningError, OSError, MemoryError) as error:
         print(f"jaxprune: {_told(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

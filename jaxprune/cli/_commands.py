@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -75,11 +76,10 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def _refuse_one_place(*paths: Path | None) -> None:
-    real = [path.resolve() for path in paths if path is not None]
-    if len(set(real)) < len(real):
-        raise PruningError(
-            "input, output and masks are three files: name each differently, and rename afterwards."
-        )
+    named = [path for path in paths if path is not None]
+    for a, b in itertools.combinations(named, 2):
+        if a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b)):
+            raise PruningError(f"{b} is {a}: name another output, and rename it afterwards.")
 
 
 def _summary(options: argparse.Namespace, source: Checkpoint, done: Pruned) -> str:

@@ -21,6 +21,7 @@ from jaxprune.io._checkpoint import (
 from jaxprune.io._msgpack import lay_out_msgpack, open_msgpack
 from jaxprune.io._npz import NpzCopy, NpzFile, NpzWriter
 from jaxprune.io._orbax import OrbaxCopy, OrbaxFolder, OrbaxWriter, is_orbax
+from jaxprune.io._progress import Bar, Progress, quiet
 from jaxprune.io._safetensors import lay_out_safetensors, open_safetensors
 from jaxprune.io._sharded import INDEX, ShardedCopy, ShardedFile, indices_in
 from jaxprune.io._spans import PlacedWriter, SpanWriter
@@ -108,7 +109,7 @@ def _of_target(target: Path, source: Checkpoint) -> _Format:
 
 
 @contextmanager
-def rewriting(target: Path, source: Checkpoint) -> Iterator[Put]:
+def rewriting(target: Path, source: Checkpoint, *, progress: Progress = quiet) -> Iterator[Put]:
     """Writes `target` whole or not at all: what `source` holds, with the values that are put.
 
     In the format of the source all else is copied byte for byte.
@@ -116,6 +117,7 @@ def rewriting(target: Path, source: Checkpoint) -> Iterator[Put]:
     Args:
         target: The file or folder to write; its extension says in which format.
         source: The checkpoint that is rewritten. Every tensor of it is put, in its order.
+        progress: Makes a progress bar of a label and a number of bytes.
 
     Yields:
         `put(tensor, array)`.
@@ -126,7 +128,7 @@ def rewriting(target: Path, source: Checkpoint) -> Iterator[Put]:
     _refuse_itself(target, source)
     made_of, format_ = _of_source(source.path), _of_target(target, source)
     if made_of is format_:
-        with _checked(target, format_, lambda path: format_.copy(path, source)) as put:
+        with _checked(target, format_, progress, lambda path: format_.copy(path, source)) as put:
             yield put
         return
     if source.others:
@@ -134,7 +136,7 @@ def rewriting(target: Path, source: Checkpoint) -> Iterator[Put]:
             f"{source.path} also holds {', '.join(map(repr, source.others[:3]))}, no plain arrays, "
             f"and {format_.name} could not keep them: write {made_of.name}."
         )
-    with making(target, source.tensors, source.metadata, format_) as put:
+    with making(target, source.tensors, source.metadata, progress=progress, format_=format_) as put:
         yield put
 
 
@@ -143,6 +145,8 @@ def making(
     target: Path,
     tensors: Sequence[Tensor],
     metadata: Mapping[str, str],
+    *,
+    progress: Progress = quiet,
     format_: _Format | None = None,
 ) -> Iterator[Put]:
     """Writes `target` whole or not at all: these tensors, each of which is put, in their order.
@@ -151,13 +155,16 @@ def making(
         target: The file to write; its extension says in which format.
         tensors: What it will hold.
         metadata: What it will say of itself, if the format can.
+        progress: Makes a progress bar of a label and a number of bytes.
         format_: The format, if the extension does not say.
 
     Yields:
         `put(tensor, array)`.
     """
     chosen = format_ or _of_name(target)
-    with _checked(target, chosen, lambda path: chosen.make(path, tensors, metadata)) as put:
+    with _checked(
+        target, chosen, progress, lambda path: chosen.make(path, tensors, metadata)
+    ) as put:
         yield put
 
 
@@ -169,7 +176,9 @@ def _refuse_itself(target: Path, source: Checkpoint) -> None:
 
 
 @contextmanager
-def _checked(target: Path, format_: _Format, write: Callable[[Path], Writer]) -> Iterator[Put]:
+def _checked(
+    target: Path, format_: _Format, progress: Progress, write: Callable[[Path], Writer]
+) -> Iterator[Put]:
     is_file = not format_.is_folder
     place: Callable[[Path], AbstractContextManager[Path]] = replacing if is_file else creating
     with place(target) as path:
@@ -181,12 +190,18 @@ def _checked(target: Path, format_: _Format, write: Callable[[Path], Writer]) ->
                 writer.put(tensor, array)
 
             yield put
-        _read_back(format_, path, target, sums)
+        with progress("checking", sum(tensor.nbytes for tensor in sums)) as bar:
+            _read_back(format_, path, target, sums, bar)
 
 
-def _read_back(format_: _Format, path: Path, target: Path, sums: Mapping[Tensor, int]) -> None:
+def _read_back(
+    format_: _Format, path: Path, target: Path, sums: Mapping[Tensor, int], bar: Bar
+) -> None:
+    found = {}
     with format_.open(path) as written:
-        found = {tensor: zlib.crc32(raw_bytes(written.read(tensor))) for tensor in written.tensors}
+        for tensor in written.tensors:
+            found[tensor] = zlib.crc32(raw_bytes(written.read(tensor)))
+            bar.update(tensor.nbytes)
     # By path: a flat format and a tree write the same name in different ways.
     if _by_path(found) != _by_path(sums):
         raise CheckpointError(f"{target}: what was written reads back otherwise. Check the disk.")

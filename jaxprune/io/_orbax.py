@@ -142,7 +142,12 @@ class OrbaxCopy:
 
     def put(self, tensor: Tensor, array: Array) -> None:
         """Writes the tensor."""
-        self._store.array(self._source.arrays[tensor]).write(array).result()
+        try:
+            self._store.array(self._source.arrays[tensor]).write(array).result()
+        except ValueError as error:  # so tensorstore reports a full disk
+            raise CheckpointError(
+                f"{tensor.name!r} could not be written: {str(error).splitlines()[0]}"
+            ) from None
 
     def __enter__(self) -> Self:
         return self

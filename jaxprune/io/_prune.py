@@ -108,7 +108,7 @@ def _written(
     done, reports = Pruned(), []
     masked = [_mask_of(tensor) for tensor in source.tensors if work.row(tensor).spec is not None]
     with ExitStack() as stack:
-        put = stack.enter_context(rewriting(target, source))
+        put = stack.enter_context(rewriting(target, source, progress=progress))
         put_mask = stack.enter_context(making(mask_target, masked, {})) if mask_target else None
         bar = stack.enter_context(progress("pruning", sum(t.nbytes for t in source.tensors)))
         for tensor in source.tensors:
