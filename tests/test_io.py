@@ -29,7 +29,7 @@ from jaxprune._bits import keys as library_keys
 from jaxprune._masks import make_mask
 from jaxprune.io._atomic import replacing
 from jaxprune.io._checkpoint import numpy_dtype
-from jaxprune.io._lowest import find_cut, keys, magnitudes, survivors
+from jaxprune.io._lowest import Ordered, find_cut, keys, magnitudes, survivors
 
 ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(0)
@@ -383,24 +383,29 @@ def test_a_global_budget_is_the_library_s_to_the_last_tie(tensors, sparsity, hel
         sparsity, per="global", min_nonzero=min(held, *map(np.size, tensors.values()))
     )
     library = make_mask(jp.importance(by_path(tensors), jp.L1()), spec)
-    orders = {name: keys(magnitudes(array)) for name, array in tensors.items()}
-    sizes = [order.size for order in orders.values()]
+    sizes = [array.size for array in tensors.values()]
     count = int(np.floor(np.float32(sparsity) * np.float32(sum(sizes))))
     count = min(count, sum(sizes) - spec.min_nonzero * len(sizes))
-    shares = dict.fromkeys(orders, 0)
+    shares = dict.fromkeys(tensors, 0)
+    width = 8 * next(iter(tensors.values())).itemsize
+
+    def pieces(name):
+        return Ordered(tensors[name].reshape(-1), magnitudes).pieces()
+
     if count:
-        width = 8 * next(iter(tensors.values())).itemsize
-        cut = find_cut(list(orders), orders.get, count, held=spec.min_nonzero, width=width)
-        shares = {name: cut.take(name, orders[name]) for name in sorted(orders)}
-    for name, order in orders.items():
-        kept = survivors(order, shares[name]).reshape(tensors[name].shape)
+        names, held = list(tensors), spec.min_nonzero
+        cut = find_cut(names, pieces, count, held=held, width=width)
+        shares = {name: cut.take(name, pieces(name)) for name in sorted(names)}
+    for name in tensors:
+        ordered = Ordered(tensors[name].reshape(-1), magnitudes)
+        kept = survivors(ordered, shares[name], width=width).reshape(tensors[name].shape)
         np.testing.assert_array_equal(kept, library[name.replace(".", "/")], name)
 
 
 @given(pools())
 def test_keys_are_the_library_s(tensors):
     for array in tensors.values():
-        found = keys(array)
+        found = keys(array).reshape(-1)
         signed = np.asarray(library_keys(jax.numpy.asarray(array))).reshape(-1)
         lowest = np.iinfo(signed.dtype).min
         np.testing.assert_array_equal(found.astype(object), signed.astype(object) - int(lowest))

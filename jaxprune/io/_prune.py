@@ -1,6 +1,7 @@
 """Pruning a checkpoint tensor by tensor: what `prune` makes of all of it at once, to the bit."""
 
 import functools
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from jaxprune._specs import Unstructured, budget_of, pruned_count
 from jaxprune._tree import Where, any_leaf, is_prunable, is_weight
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
 from jaxprune.io._formats import making, rewriting
-from jaxprune.io._lowest import Cut, find_cut, keys, magnitudes, survivors
+from jaxprune.io._lowest import Cut, Ordered, find_cut, magnitudes, survivors, unsigned_of
 from jaxprune.io._progress import Progress, quiet
 from jaxprune.io._report import tensor_report
 
@@ -95,8 +96,8 @@ def prune_checkpoint(
         OSError: a file cannot be read or written; then nothing is written.
     """
     rows = {row.path: row for row in plan_checkpoint(source, spec, where=where).rows}
-    work = _Work(source, metric, rows)
     with wide_types(source.tensors):
+        work = _Work(source, metric, rows)
         work.share_budgets(progress)
         return _written(work, target, mask_target, with_report, progress)
 
@@ -154,7 +155,7 @@ class _Work:
         self.paths = paths_of(self.source.tensors)
         self._counts: dict[Tensor, int] = {}
         self._cuts: dict[Tensor, Cut[Tensor]] = {}
-        self._pools: dict[Tensor, Any] = {}
+        self._dtypes = self._score_dtypes()
 
     def row(self, tensor: Tensor) -> PlanRow:
         """What the plan says of a tensor."""
@@ -167,32 +168,38 @@ class _Work:
         if spec is None:
             return array, None
         kept = self._kept(tensor, array, spec)
-        np.putmask(array, ~kept, np.zeros((), array.dtype))
+        bits = array.view(unsigned_of(array.dtype))
+        np.multiply(bits, kept, out=bits)  # of integers: NaN under a False is gone, and no -0.0
         return array, kept
 
     def _kept(self, tensor: Tensor, array: Array, spec: Any) -> Array:
-        path, scores = self.paths[tensor], self._scores(tensor, array)
         if isinstance(spec, Unstructured) and spec.per in ("leaf", "global"):
-            order = keys(scores)
+            ordered = self._ordered(tensor, array)
+            width = 8 * self._dtypes[tensor].itemsize
             if spec.per == "leaf":
                 count = int(budget_of(spec, tensor.shape).lost(spec.sparsity))
             else:
-                count = self._share(tensor, order)
-            return survivors(order, count).reshape(tensor.shape)
-        return np.asarray(make_mask({path: scores}, spec, where=any_leaf)[path])
-
-    def _scores(self, tensor: Tensor, array: Array) -> Array:
+                count = self._share(tensor, ordered)
+            return survivors(ordered, count, width=width).reshape(tensor.shape)
         path = self.paths[tensor]
-        if isinstance(self.metric, L1):
-            scores = magnitudes(array)
-        else:
-            scores = np.asarray(importance({path: array}, self.metric)[path])
-        return scores.astype(self._pools.get(tensor, scores.dtype), copy=False)
+        scores = importance({path: array}, self.metric)
+        return np.asarray(make_mask(scores, spec, where=any_leaf)[path])
 
-    def _share(self, tensor: Tensor, order: Array) -> int:
-        if tensor in self._counts:
-            return self._counts[tensor]
-        return self._cuts[tensor].take(tensor, order) if tensor in self._cuts else 0
+    def _ordered(self, tensor: Tensor, array: Array) -> Ordered:
+        """A tensor in the order of its scores, of the dtype in which they are compared."""
+        dtype = self._dtypes[tensor]
+        if isinstance(self.metric, L1):
+            return Ordered(
+                array.reshape(-1), lambda piece: magnitudes(piece).astype(dtype, copy=False)
+            )
+        path = self.paths[tensor]
+        scores = np.asarray(importance({path: array}, self.metric)[path])
+        return Ordered(scores.reshape(-1), lambda piece: piece.astype(dtype, copy=False))
+
+    def _share(self, tensor: Tensor, ordered: Ordered) -> int:
+        if tensor in self._cuts:
+            return self._cuts[tensor].take(tensor, ordered.pieces())
+        return self._counts.get(tensor, 0)
 
     def share_budgets(self, progress: Progress) -> None:
         """Finds out what each tensor gives to a budget that it shares with others."""
@@ -209,26 +216,26 @@ class _Work:
         count = min(count, sum(tensor.size - spec.min_nonzero for tensor in pool))
         if not count:
             return
-        widest = self._widest(pool)
-        self._pools |= dict.fromkeys(pool, widest)
-        width = 8 * widest.itemsize
+        widest = functools.reduce(jnp.promote_types, [self._dtypes[tensor] for tensor in pool])
+        self._dtypes |= dict.fromkeys(pool, np.dtype(widest))
+        width = 8 * np.dtype(widest).itemsize
         in_order = sorted(pool, key=lambda tensor: tensor.keys)  # as JAX sorts a dict
         passes = width // 16 + (in_order != pool)
         with progress("counting", passes * sum(tensor.nbytes for tensor in pool)) as bar:
 
-            def order(tensor: Tensor) -> Array:
-                found = keys(self._scores(tensor, self.source.read(tensor)))
+            def pieces(tensor: Tensor) -> Iterator[Array]:
+                yield from self._ordered(tensor, self.source.read(tensor)).pieces()
                 bar.update(tensor.nbytes)
-                return found
 
-            cut = find_cut(pool, order, count, held=spec.min_nonzero, width=width)
+            cut = find_cut(pool, pieces, count, held=spec.min_nonzero, width=width)
             if in_order == pool:  # then each gives what is left while it is written
                 self._cuts |= dict.fromkeys(pool, cut)
             else:
-                self._counts |= {tensor: cut.take(tensor, order(tensor)) for tensor in in_order}
+                self._counts |= {tensor: cut.take(tensor, pieces(tensor)) for tensor in in_order}
 
-    def _widest(self, pool: list[Tensor]) -> np.dtype[Any]:
-        """The dtype that holds the scores of all of a pool."""
-        some = {t.dtype: jax.ShapeDtypeStruct((2, 2), jnp.dtype(t.dtype)) for t in pool}
+    def _score_dtypes(self) -> dict[Tensor, np.dtype[Any]]:
+        """What the metric scores each tensor in that is pruned."""
+        tensors = [tensor for tensor in self.source.tensors if self.row(tensor).spec is not None]
+        some = {t.dtype: jax.ShapeDtypeStruct((2, 2), jnp.dtype(t.dtype)) for t in tensors}
         scores = jax.eval_shape(functools.partial(importance, metric=self.metric), some)
-        return np.dtype(functools.reduce(jnp.promote_types, [s.dtype for s in scores.values()]))
+        return {tensor: np.dtype(scores[tensor.dtype].dtype) for tensor in tensors}
