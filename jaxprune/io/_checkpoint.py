@@ -141,6 +141,12 @@ def tree_of(tensors: Sequence[Tensor]) -> Any:
     return root.get("", {})
 
 
+def is_possible(shape: Sequence[int]) -> bool:
+    """Whether NumPy could make an array of this shape, had it the memory."""
+    deep = len(shape) > 64 or any(side < 0 for side in shape)
+    return not deep and math.prod(side for side in shape if side) < 2**63
+
+
 def numpy_dtype(name: str) -> np.dtype[Any] | None:
     """The dtype of this name; None where NumPy and ml_dtypes know none."""
     try:

@@ -15,6 +15,7 @@ from jaxprune._errors import shown
 from jaxprune.io._checkpoint import (
     CheckpointError,
     Tensor,
+    is_possible,
     known_dtype,
     numpy_dtype,
     tree_of,
@@ -73,6 +74,8 @@ def _broken(path: Path, what: str) -> CheckpointError:
 
 def _tensor(path: Path, keys: tuple[Any, ...], shape: Any, dtype: str, nbytes: int) -> Tensor:
     tensor = Tensor(keys, tuple(shape), dtype, nbytes)
+    if not is_possible(tensor.shape):
+        raise _broken(path, f"{tensor.name!r} has the impossible shape {shown(shape)}")
     known = numpy_dtype(dtype)
     if known is not None and tensor.size * known.itemsize != nbytes:
         raise _broken(
@@ -186,7 +189,7 @@ class _Walk:
             kind, size = self.head()
             start = self.file.tell()
             sides = list(shape.values()) if isinstance(shape, dict) else [-1]
-            whole = all(type(side) is int and side >= 0 for side in sides)
+            whole = all(type(side) is int for side in sides) and is_possible(sides)
             ends = kind == "bytes" and start + size == stop <= self.end
             if whole and ends and isinstance(dtype, str):
                 self.file.seek(stop)

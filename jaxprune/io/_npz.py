@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from jaxprune.io._checkpoint import Array, CheckpointError, Tensor, raw_bytes
+from jaxprune.io._checkpoint import Array, CheckpointError, Tensor, is_possible, raw_bytes
 from jaxprune.io._spans import read_into
 
 _BROKEN = (
@@ -122,7 +122,7 @@ def _described(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[Tensor, 
     label = _native(dtype).name if plain else str(dtype)
     tensor = Tensor((name,), tuple(shape), label, 0)
     nbytes = tensor.size * dtype.itemsize
-    if any(side < 0 for side in shape) or header + nbytes != info.file_size:
+    if not is_possible(shape) or header + nbytes != info.file_size:
         raise _broken(
             path,
             f"{name!r} of {label} and shape {shape} cannot take {info.file_size - header} bytes",

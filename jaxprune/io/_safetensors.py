@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxprune._errors import shown
-from jaxprune.io._checkpoint import CheckpointError, Tensor, numpy_dtype
+from jaxprune.io._checkpoint import CheckpointError, Tensor, is_possible, numpy_dtype
 from jaxprune.io._spans import Span, SpanFile
 
 _LONGEST = 100_000_000  # what the format allows a header
-_DEEPEST = 64  # axes that NumPy allows
 _METADATA = "__metadata__"
 
 # The format's dtypes, by the names NumPy and ml_dtypes give them.
@@ -88,7 +87,8 @@ def _parsed(path: Path, raw: bytes) -> dict[str, Any]:
         return found
 
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=once)
+        header = json.loads(raw.decode(), object_pairs_hook=once, parse_int=_integer)
+        json.dumps(header, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except CheckpointError:
         raise
     except (ValueError, RecursionError) as error:
@@ -97,6 +97,11 @@ def _parsed(path: Path, raw: bytes) -> dict[str, Any]:
     if not isinstance(header, dict) or raw[:1] != b"{":
         raise _broken(path, "its header is not a JSON object")
     return header
+
+
+def _integer(text: str) -> int:
+    # JSON's -0 is no integer to other readers.
+    return int(text) if text != "-0" else -1
 
 
 def _metadata(path: Path, found: Any) -> dict[str, str]:
@@ -131,7 +136,7 @@ def _described(path: Path, name: str, entry: Any) -> tuple[Tensor, Span]:
         )
     if not isinstance(code, str) or code not in _NAMES | _BITS:
         raise _broken(path, f"{shown(name)} has the unknown dtype {shown(code)}")
-    if not _counts(shape) or len(shape) > _DEEPEST:
+    if not _counts(shape) or not is_possible(shape):
         raise _broken(path, f"{shown(name)} has the impossible shape {shown(shape)}")
     if not _counts(place) or len(place) != 2 or place[0] > place[1]:
         raise _broken(path, f"{shown(name)} has the impossible offsets {shown(place)}")
