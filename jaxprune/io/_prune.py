@@ -74,7 +74,7 @@ def prune_checkpoint(
 ) -> Pruned:
     """Prunes a checkpoint of any size into another file.
 
-    The values are those that `jaxprune.prune` gives for the whole tree; a global budget included.
+    The values are those that `jaxprune.prune` gives for the whole tree, under a global budget too.
     One tensor at a time is in memory.
 
     Args:
@@ -98,7 +98,6 @@ def prune_checkpoint(
     rows = {row.path: row for row in plan_checkpoint(source, spec, where=where).rows}
     with wide_types(source.tensors):
         work = _Work(source, metric, rows)
-        work.share_budgets(progress)
         return _written(work, target, mask_target, with_report, progress)
 
 
@@ -111,6 +110,7 @@ def _written(
     with ExitStack() as stack:
         put = stack.enter_context(rewriting(target, source, progress=progress))
         put_mask = stack.enter_context(making(mask_target, masked, {})) if mask_target else None
+        work.share_budgets(progress)  # now that the outputs are known to be possible
         bar = stack.enter_context(progress("pruning", sum(t.nbytes for t in source.tensors)))
         for tensor in source.tensors:
             array, kept = work.pruned(tensor)
