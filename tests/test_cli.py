@@ -231,7 +231,7 @@ def test_the_input_is_never_the_output(model, capsys):
     before = model.read_bytes()
     for out in (model, link, hard, model.parent / "." / model.name):
         told = refused(capsys, "prune", model, "-o", out)
-        assert "name another output" in told or "name each differently" in told
+        assert "are one file: name another output" in told
     out = model.with_name("out.safetensors")
     refused(capsys, "prune", model, "-o", out, "--mask-out", out)
     refused(capsys, "prune", model, "-o", out, "--mask-out", hard)
@@ -251,7 +251,7 @@ def test_a_folder_that_cannot_be_written_is_told(model, capsys):
         folder = model.parent / "locked"
         folder.mkdir(mode=0o500)
     told = refused(capsys, "prune", model, "-o", folder / "out.safetensors")
-    assert str(folder) in told
+    assert f"{folder / 'out.safetensors'}: " in told
 
 
 def test_a_file_that_is_cut_is_told(model, capsys):

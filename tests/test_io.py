@@ -717,10 +717,11 @@ def test_a_disk_that_fills_up_loses_nothing(suffix, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises((OSError, io.CheckpointError), match="large"):
+        with pytest.raises((OSError, io.CheckpointError), match="large") as caught:
             pruned_file(source, target, 0.5)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert suffix == "_orbax" or caught.value.filename == str(target)
     assert not rubbish(tmp_path)
     assert suffix == "_orbax" or target.read_text() == "old"
 

@@ -36,6 +36,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    if isinstance(error, OSError):
-        return f"{error.strerror or error}; nothing was written."
     return str(error) or type(error).__name__

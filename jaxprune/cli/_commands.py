@@ -79,7 +79,9 @@ def _refuse_one_place(*paths: Path | None) -> None:
     named = [path for path in paths if path is not None]
     for a, b in itertools.combinations(named, 2):
         if a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b)):
-            raise PruningError(f"{b} is {a}: name another output, and rename it afterwards.")
+            raise PruningError(
+                f"{a} and {b} are one file: name another output, and rename it afterwards."
+            )
 
 
 def _summary(options: argparse.Namespace, source: Checkpoint, done: Pruned) -> str:

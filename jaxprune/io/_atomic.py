@@ -19,7 +19,7 @@ try:
 except ImportError:  # Windows: there, a file that is open cannot be removed in the first place
     fcntl = None  # type: ignore[assignment]
 
-_MARK = ".jaxprune-part"
+PART = ".jaxprune-part"  # what the names of unfinished outputs end in
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def replacing(target: Path) -> Iterator[Path]:
     if target.is_dir():
         raise CheckpointError(f"{target} is a folder: name a file in it.")
     _sweep(target)
-    handle, name = tempfile.mkstemp(_MARK, f".{target.name}.", target.parent)
+    handle, name = tempfile.mkstemp(PART, f".{target.name}.", target.parent)
     temporary = Path(name)
     try:
         _lock(handle)
@@ -55,7 +55,7 @@ def creating(target: Path) -> Iterator[Path]:
             f"{target} exists, and a folder is only written whole: remove it, or name a new one."
         )
     _sweep(target)
-    temporary = Path(tempfile.mkdtemp(_MARK, f".{target.name}.", target.parent))
+    temporary = Path(tempfile.mkdtemp(PART, f".{target.name}.", target.parent))
     handle = os.open(temporary, os.O_RDONLY)
     try:
         _lock(handle)
@@ -83,7 +83,7 @@ def _sweep(target: Path) -> None:
     """Removes what runs that died have left of this target."""
     if not target.parent.is_dir():
         raise CheckpointError(f"{target} cannot be written: {target.parent} is no folder; make it.")
-    for path in target.parent.glob(f".{_literal(target.name)}.*{_MARK}"):
+    for path in target.parent.glob(f".{_literal(target.name)}.*{PART}"):
         with suppress(OSError):
             handle = os.open(path, os.O_RDONLY)
             try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxprune.io._atomic import creating, replacing
+from jaxprune.io._atomic import PART, creating, replacing
 from jaxprune.io._checkpoint import (
     Array,
     Checkpoint,
@@ -181,7 +181,7 @@ def _checked(
 ) -> Iterator[Put]:
     is_file = not format_.is_folder
     place: Callable[[Path], AbstractContextManager[Path]] = replacing if is_file else creating
-    with place(target) as path:
+    with _naming(target), place(target) as path:
         sums: dict[Tensor, int] = {}
         with write(path) as writer:
 
@@ -192,6 +192,17 @@ def _checked(
             yield put
         with progress("checking", sum(tensor.nbytes for tensor in sums)) as bar:
             _read_back(format_, path, target, sums, bar)
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Has what the system refuses name the output, and not the file that stands in for it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or PART in str(error.filename):
+            error.filename = str(target)
+        raise
 
 
 def _read_back(
