@@ -23,6 +23,7 @@ from ._report import (
     stats,
     top_scores,
 )
+from ._sensitivity import Sensitivity, sensitivity
 from ._specs import NM, Block, Channels, Columns, Rows, Unstructured
 from ._tree import any_leaf, is_weight
 from .training._rules import (
@@ -76,6 +77,7 @@ __all__ = [
     "Rule",
     "Schedule",
     "ScoreStats",
+    "Sensitivity",
     "SparsifyState",
     "SparsityReport",
     "StructureMismatch",
@@ -108,6 +110,7 @@ __all__ = [
     "prune",
     "report",
     "rigl",
+    "sensitivity",
     "sparse_evolution",
     "sparsify",
     "stats",
