@@ -1,4 +1,4 @@
-from . import compat
+from . import compat, plot
 from ._allocation import allocate, erk, uniform
 from ._errors import (
     BelowMinNonzero,
@@ -107,6 +107,7 @@ __all__ = [
     "pack",
     "periodic",
     "plan",
+    "plot",
     "prune",
     "report",
     "rigl",
