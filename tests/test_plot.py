@@ -219,7 +219,7 @@ def test_every_leaf_is_a_line_from_the_dense_loss_on():
     *lines, dense = ax.lines
     drawn = sorted(list(line.get_ydata()[1:]) for line in lines)
     np.testing.assert_array_equal(drawn, sorted(result.losses.tolist()))
-    assert all(line.get_xdata() == [0.0, 0.5, 0.9] for line in lines)
+    assert all(list(line.get_xdata()) == [0.0, 0.5, 0.9] for line in lines)
     assert all(line.get_ydata()[0] == 1.0 for line in lines)
     assert list(dense.get_ydata()) == [1.0, 1.0]
 
