@@ -24,7 +24,7 @@ def main():
         else:
             figure = names["ax"].figure
             figure.set_size_inches(6.4, min(figure.get_figheight(), 3.4))
-            figure.savefig(HERE / picture, metadata={"Date": None})
+            figure.savefig(HERE / picture, bbox_inches="tight", metadata={"Date": None})
             print(picture)
 
 
