@@ -126,11 +126,16 @@ def sensitivity(
         kind = (id(rule), jax.typeof(arrays[key]), jax.typeof(scores[key]))
         alike.setdefault(kind, _Group(rule.spec, [])).keys.append(key)
     groups = list(alike.values())
-    dense, by_key = _measured(loss_of, arrays, scores, groups, swept)
+    place = {key: (g, m) for g, group in enumerate(groups, 1) for m, key in enumerate(group.keys)}
     measured = [found[i] for i in sorted(i for rule in rules for i in rule.members)]
-    losses, removed = (
-        np.stack(rows) for rows in zip(*(by_key[id(leaf.value)] for leaf in measured), strict=True)
-    )
+    steps = [(0, 0, 0.0), *((*place[id(leaf.value)], s) for leaf in measured for s in swept)]
+    which, member, sparsity = zip(*steps, strict=True)
+    data = np.array(which, np.int32), np.array(member, np.int32), np.array(sparsity, np.float32)
+    results = jax.device_get(_program(loss_of, groups)(arrays, scores, data))
+    dense = float(results[0][0])
+    shape = len(measured), len(swept)
+    losses = np.asarray(results[0][1:], np.float64).reshape(shape)
+    removed = np.asarray(results[1][1:], np.int64).reshape(shape)
     _check_finite(measured, swept, dense, losses)
     return Sensitivity(
         paths=tuple(leaf.path for leaf in measured),
@@ -154,6 +159,8 @@ _Arrays: TypeAlias = dict[int, jax.Array]
 
 def _program(loss_of: Callable[[_Arrays], Any], groups: Sequence[_Group]) -> Callable[..., Any]:
     """The compiled sweep: of steps (group, member, sparsity) the losses and what was removed.
+
+    Groups are counted from 1; in group 0 nothing is pruned.
 
     One program, because compiling dominates: with 52 leaves of four shapes a program a shape took
     five times as long to compile, and one that calls the loss once a leaf would take longer yet. A
@@ -190,31 +197,6 @@ def _program(loss_of: Callable[[_Arrays], Any], groups: Sequence[_Group]) -> Cal
         return lax.map(one, steps)
 
     return run
-
-
-def _measured(
-    loss_of: Callable[[_Arrays], Any],
-    arrays: _Arrays,
-    scores: _Arrays,
-    groups: Sequence[_Group],
-    swept: Sequence[float],
-) -> tuple[float, dict[int, tuple[Numbers, Numbers]]]:
-    """The dense loss; and of each array, by its key, the losses and what was removed for them."""
-    members = [(which, i) for which, group in enumerate(groups) for i in range(len(group.keys))]
-    steps = [(0, 0, 0.0), *((which + 1, i, s) for which, i in members for s in swept)]
-    which, member, sparsity = zip(*steps, strict=True)
-    losses, removed = jax.device_get(
-        _program(loss_of, groups)(
-            arrays,
-            scores,
-            (np.array(which, np.int32), np.array(member, np.int32), np.array(sparsity, np.float32)),
-        )
-    )
-    rows = np.asarray(losses[1:], np.float64).reshape(len(members), len(swept))
-    counts = np.asarray(removed[1:], np.int64).reshape(rows.shape)
-    keys = [groups[which].keys[i] for which, i in members]
-    by_key = dict(zip(keys, zip(rows, counts, strict=True), strict=True))
-    return float(losses[0]), by_key
 
 
 def _scored(metric: Metric, chosen: Sequence[Leaf]) -> _Arrays:
