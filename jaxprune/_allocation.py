@@ -80,7 +80,7 @@ def allocate(
     By a `Sensitivity`, the shares are those of the smallest sum of the leaves' own increases of the
     loss, each measured curve made convex and straight between its points: weights go where one more
     costs least. It is as if leaves did not interact, which is false, and still tells which are
-    sensitive. No leaf becomes sparser than it was measured.
+    sensitive. But for a last whole weight, no leaf becomes sparser than it was measured.
 
     Args:
         params: Any tree of arrays, or of their descriptions.

@@ -189,7 +189,7 @@ def mask(kept: Any, *, ax: "Axes | None" = None) -> "Axes":
 
 
 def schedule(schedule: Schedule, target: float = 0.9, *, ax: "Axes | None" = None) -> "Axes":
-    """Draws the sparsity over the updates, with a dot where a mask is chosen.
+    """Draws the sparsity over the updates, with a dot where a mask is chosen if there are few.
 
     Args:
         schedule: The schedule.
@@ -215,10 +215,8 @@ def schedule(schedule: Schedule, target: float = 0.9, *, ax: "Axes | None" = Non
     drawn.step(
         [0, *updates, end], [0, *sparsities, sparsities[-1]], where="post", color=_KEPT, zorder=1
     )
-    # Where they would run into each other, dots hide what they mark.
-    drawn.scatter(
-        updates, sparsities, 14 if len(updates) <= _DOTS else 0, _PRUNED, zorder=2, clip_on=False
-    )
+    if len(updates) <= _DOTS:  # more would run into each other
+        drawn.scatter(updates, sparsities, 14, _PRUNED, zorder=2, clip_on=False)
     drawn.set(xlim=(0, end), ylim=(0, 1.05), xlabel="updates", ylabel="sparsity")
     drawn.set(title=f"{schedule.name}: {len(updates):,} masks")
     return drawn
@@ -227,7 +225,7 @@ def schedule(schedule: Schedule, target: float = 0.9, *, ax: "Axes | None" = Non
 def sensitivity(result: Sensitivity, *, ax: "Axes | None" = None) -> "Axes":
     """Draws the loss against the sparsity of each leaf alone.
 
-    The leaves that reach the highest loss have colours and names, the others are grey.
+    The six leaves that reach the highest loss have colours and names, the others are grey.
 
     Args:
         result: What `jp.sensitivity` returned.
@@ -247,19 +245,15 @@ def sensitivity(result: Sensitivity, *, ax: "Axes | None" = None) -> "Axes":
     drawn = _axes(ax)
     at = [0.0, *result.sparsities]
     ranked = sorted(range(len(result.paths)), key=lambda row: -result.losses[row].max())
-    last, others = len(ranked) - 1, f"{len(ranked) - len(_COLOURS)} others"
-    for rank, row in enumerate(ranked):
-        named = rank < len(_COLOURS)
-        drawn.plot(
-            at,
-            [result.dense, *result.losses[row]],
-            color=_COLOURS[rank] if named else _OTHERS,
-            marker=_MARKERS[rank] if named else "",
-            markersize=4,
-            linewidth=1.5 if named else 0.8,
-            zorder=3 if named else 2,
-            label=(result.paths[row] or "(array)") if named else others if rank == last else "",
-        )
+    for row, colour, marker in zip(ranked, _COLOURS, _MARKERS, strict=False):
+        curve = [result.dense, *result.losses[row]]
+        name = result.paths[row] or "(array)"
+        drawn.plot(at, curve, color=colour, marker=marker, markersize=4, zorder=3, label=name)
+    others = ranked[len(_COLOURS) :]
+    for row in others:
+        curve = [result.dense, *result.losses[row]]
+        name = f"{len(others)} others" if row == others[0] else ""
+        drawn.plot(at, curve, color=_OTHERS, linewidth=0.8, label=name)
     dense = f"nothing pruned: {result.dense:.4g}"
     drawn.axhline(result.dense, color=_LINE, linestyle="--", linewidth=1, label=dense)
     drawn.set(xlabel="sparsity of the one leaf", ylabel="loss", title="Each leaf pruned alone")

@@ -199,6 +199,10 @@ def test_a_schedule_steps_where_it_fires(schedule):
     assert ax.get_title() == f"{schedule.name}: {len(fired)} masks"
 
 
+def test_a_schedule_of_many_masks_has_no_dots():
+    assert not jp.plot.schedule(jp.gradual(0, 100)).collections
+
+
 def test_a_target_that_is_none_is_refused():
     with pytest.raises(jp.InvalidSparsity, match="fraction removed"):
         jp.plot.schedule(jp.one_shot(5), 90)
