@@ -186,7 +186,7 @@ def test_a_visitor_sorts_and_searches(tmp_path):
             fits: document.documentElement.scrollWidth <= innerWidth,
         };
     """
-    for width in (500, 1280):
+    for width in (500, 1030, 1280):
         seen = visit(tmp_path, visitor, width)
         nasty = NASTY[:9]
         file_order = ["layers_10", "layers_2/", "layers_2/", nasty, "empty"]
