@@ -25,8 +25,12 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.ready-examples  ## prune a small model and print what came out
-	@$(BIN)/python examples/magnitude_pruning.py
+demo: $(VENV)/.ready-examples  ## train a small network, prune it in three ways, and its saved file
+	@$(BIN)/python examples/demo.py
+	@echo; echo 'A saved network, from the command line:'
+	$(BIN)/jaxprune prune demo/net.npz -o demo/sparse.npz --sparsity 0.9 --skip 'head/*'
+	$(BIN)/jaxprune report demo/sparse.npz --html demo/report.html
+	@echo; echo 'Look at demo/accuracy.png, and open demo/report.html in a browser.'
 
 examples: $(VENV)/.ready-examples  ## run every example
 	@set -e; for example in examples/*.py; do echo "--- $$example"; $(BIN)/python "$$example"; done
@@ -59,7 +63,7 @@ bench: $(VENV)/.ready-bench  ## measure against the rivals that can be installed
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove environments, caches and built files
-	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_NEWEST) site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_NEWEST) demo site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- set-up: a stamp is written only when all of its work is done, so an interrupted one starts over
