@@ -92,7 +92,7 @@ def methods(s, steps, params):
 
     erk = jp.allocate(params, s, "erk")
     everywhere = jp.Unstructured(s, per="global")
-    taylor = jp.averaged(jp.taylor, 0.9)
+    taylor = jp.averaged(jp.Taylor, 0.9)
     phases = jp.periodic(steps // 10, late, sparse=3 * often, dense=3 * often)
     return {
         "dense": lambda fit, params: fit(params, adam),

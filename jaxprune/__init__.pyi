@@ -1,4 +1,4 @@
-from . import compat
+from . import compat, plot
 from ._allocation import allocate, erk, uniform
 from ._errors import (
     BelowMinNonzero,
@@ -11,7 +11,7 @@ from ._errors import (
     StructureMismatch,
 )
 from ._masks import apply_mask, make_mask, mask_from_zeros, pack, prune, unpack
-from ._metrics import L1, L2, LCG, Random, TaylorProxy, importance
+from ._metrics import L1, L2, LCG, Fisher, Movement, Random, Taylor, TaylorProxy, importance
 from ._plan import Plan, PlanRow, plan
 from ._report import (
     Count,
@@ -23,8 +23,10 @@ from ._report import (
     stats,
     top_scores,
 )
+from ._sensitivity import Sensitivity, sensitivity
 from ._specs import NM, Block, Channels, Columns, Rows, Unstructured
 from ._tree import any_leaf, is_weight
+from .training._rewind import Ticket, lottery_tickets
 from .training._rules import (
     Averaged,
     Rule,
@@ -32,20 +34,12 @@ from .training._rules import (
     at_random,
     averaged,
     by_gradient,
-    fisher,
-    movement,
     rigl,
     sparse_evolution,
-    taylor,
 )
 from .training._schedules import Schedule, constant, gradual, one_shot, periodic
-from .training._sparsify import (
-    KeepMaskState,
-    SparsifyState,
-    current,
-    keep_mask,
-    sparsify,
-)
+from .training._sparsify import keep_mask, sparsify
+from .training._state import KeepMaskState, SparsifyState, current, sparsities
 from .training._straight import straight_through
 
 __version__: str
@@ -62,10 +56,12 @@ __all__ = [
     "Columns",
     "Count",
     "EmptyTensor",
+    "Fisher",
     "InvalidPattern",
     "InvalidSparsity",
     "KeepMaskState",
     "LeafReport",
+    "Movement",
     "NoMatch",
     "NotTwoDimensional",
     "Plan",
@@ -76,10 +72,13 @@ __all__ = [
     "Rule",
     "Schedule",
     "ScoreStats",
+    "Sensitivity",
     "SparsifyState",
     "SparsityReport",
     "StructureMismatch",
+    "Taylor",
     "TaylorProxy",
+    "Ticket",
     "TopScore",
     "Unstructured",
     "acdc",
@@ -93,26 +92,27 @@ __all__ = [
     "constant",
     "current",
     "erk",
-    "fisher",
     "gradual",
     "importance",
     "is_weight",
     "keep_mask",
+    "lottery_tickets",
     "make_mask",
     "mask_from_zeros",
-    "movement",
     "one_shot",
     "pack",
     "periodic",
     "plan",
+    "plot",
     "prune",
     "report",
     "rigl",
+    "sensitivity",
     "sparse_evolution",
     "sparsify",
+    "sparsities",
     "stats",
     "straight_through",
-    "taylor",
     "top_scores",
     "uniform",
     "unpack",

@@ -12,7 +12,7 @@ from jax import lax
 from jaxprune._bits import from_keys, keys, nonzero
 from jaxprune._errors import Problem, StructureMismatch, raise_problems
 from jaxprune._metrics import L1, Metric, importance
-from jaxprune._plan import Rule, decide
+from jaxprune._plan import Decision, decide
 from jaxprune._select import limbs, shares, survivors
 from jaxprune._sharding import on_any_mesh, placed
 from jaxprune._specs import (
@@ -113,7 +113,7 @@ def make_mask(scores: Any, spec: Any, *, where: Where = is_weight) -> Any:
     return rebuild(scores, masks_by(rules, found))
 
 
-def masks_by(rules: Sequence[Rule], found: Sequence[Leaf]) -> list[jax.Array | None]:
+def masks_by(rules: Sequence[Decision], found: Sequence[Leaf]) -> list[jax.Array | None]:
     """The mask of each leaf, None where no rule prunes it."""
     masks: list[jax.Array | None] = [None] * len(found)
     for rule in rules:

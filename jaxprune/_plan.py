@@ -38,7 +38,7 @@ from jaxprune._tree import (
 )
 
 
-class Rule(NamedTuple):
+class Decision(NamedTuple):
     """A spec, or None, and where it was written ("" for a lone one).
 
     Leaves are indices: those the pattern or place covers, and among them those the rule decides.
@@ -129,7 +129,7 @@ def plan(params: Any, spec: Any, *, where: Where = is_weight) -> Plan:
     return Plan(tuple(_row(leaf, by_leaf.get(i), reasons[i]) for i, leaf in enumerate(found)))
 
 
-def decide(found: list[Leaf], spec: Any, where: Where) -> tuple[list[Rule], list[str]]:
+def decide(found: list[Leaf], spec: Any, where: Where) -> tuple[list[Decision], list[str]]:
     """Settles which rule prunes which leaf, and refuses whatever cannot be done.
 
     Args:
@@ -150,7 +150,7 @@ def decide(found: list[Leaf], spec: Any, where: Where) -> tuple[list[Rule], list
         if hasattr(each, "sparsity"):
             check_sparsity(each.sparsity)
         covered = frozenset(i for i, leaf in enumerate(found) if matches(leaf.path))
-        rules.append(Rule(written_at, each, covered, []))
+        rules.append(Decision(written_at, each, covered, []))
     reasons = dense_reasons(found, where)
     in_scope = frozenset(i for i, reason in enumerate(reasons) if not reason)
     for i in sorted(in_scope):
@@ -200,7 +200,7 @@ def _lies_in(subtree: str, path: str) -> bool:
 
 
 def _idle(
-    rule: Rule, found: list[Leaf], reasons: list[str], in_scope: frozenset[int]
+    rule: Decision, found: list[Leaf], reasons: list[str], in_scope: frozenset[int]
 ) -> Problem | None:
     """The problem of a rule that changes nothing."""
     shadowed = rule.covered & in_scope
@@ -221,7 +221,7 @@ def _idle(
     return Problem(NoMatch, f"{what} changes none of the leaves it covers: {why}. {remedy}")
 
 
-def _row(leaf: Leaf, rule: Rule | None, reason: str) -> PlanRow:
+def _row(leaf: Leaf, rule: Decision | None, reason: str) -> PlanRow:
     array = is_array(leaf.value)
     shape = tuple(leaf.value.shape) if array else None
     return PlanRow(

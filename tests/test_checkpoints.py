@@ -21,8 +21,9 @@ KINDS = {
     "packed, averaged": {
         "schedule": jp.gradual(1, 11, 2),
         "packed": True,
-        "metric": jp.averaged(jp.taylor),
+        "metric": jp.averaged(jp.Taylor),
     },
+    "RigL, accumulated": {"schedule": jp.constant(0, 11, 2), "rule": jp.rigl(decay=0.9)},
     "SET, a typed key": {
         "schedule": jp.constant(0, 11, 2),
         "rule": jp.sparse_evolution(),

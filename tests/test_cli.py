@@ -153,12 +153,13 @@ def test_report_as_json_and_csv(model, capsys):
 
 
 def test_report_as_a_page(model, capsys):
-    pytest.importorskip("jaxprune.cli._page")
     out = model.with_name("page.html")
     assert main(["report", str(model), "--html", str(out)]) == 0
     assert capsys.readouterr().out == f"written   {out}\n"
-    assert "lm_head/weight" in out.read_text("utf-8")
-    assert "is" in refused(capsys, "report", model, "--html", model)
+    page = out.read_text("utf-8")
+    assert "in 3 leaves" in page
+    assert "lm_head" in page
+    assert "are one file" in refused(capsys, "report", model, "--html", model)
 
 
 def test_compare_prints_a_table_or_json(model, capsys):

@@ -241,6 +241,71 @@ def test_an_lcg_metric_of_a_bad_seed_is_refused(seed):
         jp.LCG(seed)
 
 
+# --- of gradients -------------------------------------------------------------------------------
+
+OF_GRADIENTS = {
+    jp.Taylor: lambda w, g: abs(w * g),
+    jp.Fisher: lambda w, g: (w * g) * (w * g),
+    jp.Movement: lambda w, g: -(w * g),
+}
+of_gradients = pytest.mark.parametrize("metric", OF_GRADIENTS, ids=lambda m: m.__name__)
+
+
+@of_gradients
+@given(kind=kinds, seed=seeds)
+def test_scores_of_gradients_are_the_rounded_ones(metric, kind, seed):
+    weights, slopes = (oracle.hard_scores(kind, seed + i, (40,), F32) for i in range(2))
+    weights, slopes = (np.where(abs(v) < 1e-15, 0, v).astype(F32) for v in (weights, slopes))
+    with np.errstate(all="ignore"):
+        expected = OF_GRADIENTS[metric](weights, slopes)
+    found = np.asarray(jp.importance(jnp.asarray(weights), metric(jnp.asarray(slopes))))
+    # A backend may flush what is too small for a normal number.
+    tiny = abs(expected) < np.finfo(F32).tiny
+    np.testing.assert_array_equal(found[~tiny], expected[~tiny])
+    assert (abs(found[tiny]) <= abs(expected[tiny])).all()
+
+
+@of_gradients
+def test_gradients_are_found_by_path_whatever_the_tree(metric):
+    params = {"b": {"kernel": jnp.arange(4.0)}, "a": [jnp.ones(2), 3]}
+    grads = {"a": [jnp.array([-1.0, 2.0]), None], "b": {"kernel": -jnp.arange(4.0)}}
+    scores = jp.importance(params, metric(grads))
+    of = OF_GRADIENTS[metric]
+    np.testing.assert_array_equal(scores["a"][0], of(np.ones(2), np.array([-1.0, 2.0])))
+    np.testing.assert_array_equal(scores["b"]["kernel"], of(np.arange(4.0), -np.arange(4.0)))
+    assert scores["a"][1] is None
+
+
+@of_gradients
+def test_gradients_are_data(metric):
+    chex.clear_trace_counter()
+    weights = jnp.arange(6.0).reshape(2, 3)
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def scores(metric):
+        return jp.importance(weights, metric)
+
+    for scale in (1.0, -2.0):
+        grads = scale * jnp.ones((2, 3))
+        np.testing.assert_array_equal(scores(metric(grads)), jp.importance(weights, metric(grads)))
+
+
+def test_gradients_that_do_not_fit_are_all_named():
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones(2), "c": jnp.ones(2)}
+    grads = {"a": jnp.ones((3, 2)), "b": None, "c": jnp.ones(2, int)}
+    with pytest.raises(jp.StructureMismatch) as caught:
+        jp.importance(params, jp.Taylor(grads))
+    message = str(caught.value)
+    for words in (
+        r"3 problems",
+        "`a` has shape (2, 3), and its gradients are float32[3, 2]: Taylor(grads) takes",
+        "`b` has shape (2,), and its gradients are None",
+        "`c` has shape (2,), and its gradients are int32[2]",
+    ):
+        assert words in message
+
+
 # --- functions, and what is no metric -----------------------------------------------------------
 
 
@@ -254,6 +319,7 @@ def test_a_function_of_an_array_is_a_metric():
 @pytest.mark.parametrize(
     ("metric", "words"),
     [
+        (jp.Taylor, r"write Taylor\(grads\), or in training jp.averaged\(jp.Taylor\)"),
         (
             jnp.sum,
             r"must return floating scores.*the array has shape \(2, 3\), and got float32\[\]",
@@ -264,7 +330,7 @@ def test_a_function_of_an_array_is_a_metric():
         ("l1", r"expected a metric such as jp\.L1\(\), or a function.*got 'l1'"),
         (None, "expected a metric.*got None"),
     ],
-    ids=["shape", "dtype", "nothing", "class", "text", "None"],
+    ids=["class of gradients", "shape", "dtype", "nothing", "class", "text", "None"],
 )
 def test_what_is_no_metric_is_refused(metric, words):
     with pytest.raises(jp.PruningError, match=words):

@@ -204,6 +204,34 @@ def test_rigl_grows_where_gradients_are_largest():
     assert (found & ~old.ravel()).sum() > 0
 
 
+def test_rigl_may_grow_by_gradients_averaged_over_updates():
+    decay = 0.75
+    tx = jp.sparsify(
+        optax.sgd(0.0), 0.5, schedule=jp.constant(0, 8, every=4), rule=jp.rigl(0.5, decay=decay)
+    )
+    params = {"kernel": jnp.asarray(RNG.normal(size=(20, 10)), jnp.float32)}
+    state = tx.init(params)
+    average, old = 0.0, np.asarray(jp.current(state).mask["kernel"])
+    for i in range(4):
+        grads = RNG.normal(size=(20, 10)).astype(np.float32)
+        if i == 1:
+            grads[0, 0] = np.nan  # leaves its average as it is
+        grown = np.where(np.isfinite(grads), decay * average + (1 - decay) * grads, average)
+        average = grown.astype(np.float32)
+        before = abs(np.asarray(params["kernel"]))
+        updates, state = tx.update({"kernel": jnp.asarray(grads)}, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(jp.current(state).growth["kernel"], average, rtol=1e-5, atol=1e-7)
+    exchanged = 0.25 * (1 + np.cos(np.pi * 4 / 8))
+    keep = 200 - lost(np.float32(0.5 + exchanged * 0.5), 200)
+    stay = np.zeros(200, bool)
+    stay[np.argsort(np.where(old, before, -1).ravel(), kind="stable")[200 - keep :]] = True
+    growth = np.where(stay, np.inf, abs(average).ravel())
+    expected = np.zeros(200, bool)
+    expected[np.argsort(growth, kind="stable")[100:]] = True
+    np.testing.assert_array_equal(jp.current(state).mask["kernel"].ravel(), expected)
+
+
 def test_random_growth_needs_a_key_and_follows_it():
     def last(key):
         tx = jp.sparsify(
@@ -258,7 +286,7 @@ def test_specs_by_pattern_and_a_global_budget():
 @pytest.mark.parametrize(
     "metric",
     [jp.L2(), jp.Random(jax.random.key(0)), jnp.abs]
-    + [jp.averaged(of, 0.5) for of in (jp.taylor, jp.fisher, jp.movement)],
+    + [jp.averaged(of, 0.5) for of in (jp.Taylor, jp.Fisher, jp.Movement)],
     ids=["L2", "Random", "function", "taylor", "fisher", "movement"],
 )
 def test_any_metric(metric):
@@ -273,7 +301,7 @@ def test_any_metric(metric):
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean", "l2", "max"])
-@pytest.mark.parametrize("metric", [jp.L1(), jp.averaged(jp.movement)], ids=["L1", "movement"])
+@pytest.mark.parametrize("metric", [jp.L1(), jp.averaged(jp.Movement)], ids=["L1", "movement"])
 @pytest.mark.parametrize("rule", [jp.Rule(), jp.rigl()], ids=["only go", "rigl"])
 def test_whole_units_go_and_stay_gone(reduce, metric, rule):
     tx = jp.sparsify(
@@ -312,7 +340,7 @@ def test_a_unit_with_zeros_in_it_is_scored_by_what_is_left():
 
 def test_averages_follow_the_gradients():
     tx = jp.sparsify(
-        optax.sgd(0.1), 0.5, schedule=jp.one_shot(4), metric=jp.averaged(jp.taylor, 0.75)
+        optax.sgd(0.1), 0.5, schedule=jp.one_shot(4), metric=jp.averaged(jp.Taylor, 0.75)
     )
     average, params = 0.0, PARAMS
     state = tx.init(params)
@@ -370,7 +398,7 @@ def test_a_gradient_that_is_no_number_destroys_no_mask():
         0.5,
         schedule=jp.constant(0, 10),
         rule=jp.rigl(),
-        metric=jp.averaged(jp.taylor),
+        metric=jp.averaged(jp.Taylor),
     )
     state, params = tx.init(PARAMS), PARAMS
     for x in DATA[:3]:
@@ -394,7 +422,10 @@ def test_weights_that_are_no_numbers_leave_the_mask_as_it_was():
     chex.assert_trees_all_equal(kernels(jp.current(state).mask), mask)
 
 
-@pytest.mark.parametrize("schedule", [jp.one_shot(0), jp.one_shot(1), GRADUAL], ids=str)
+EARLY_OR_LATE = [jp.one_shot(0), jp.one_shot(1), GRADUAL]
+
+
+@pytest.mark.parametrize("schedule", EARLY_OR_LATE, ids=lambda s: s.name)
 def test_a_transformation_after_it_that_moves_zeros_is_told(schedule):
     tx = optax.chain(jp.sparsify(optax.sgd(0.1), 0.5, schedule=schedule), optax.scale(0.5))
     *_, (_, _, state) = fit(tx, 9)
@@ -486,10 +517,26 @@ def test_what_is_no_rule_or_metric():
     for drop in (0, 1.5, -1, "a"):
         with pytest.raises(jp.PruningError, match="drop is a part"):
             jp.rigl(drop)
+    for decay in (-0.1, 1.0, "a"):
+        with pytest.raises(jp.PruningError, match="decay is a part"):
+            jp.rigl(decay=decay)
     with pytest.raises(jp.PruningError, match="0 <= decay < 1"):
-        jp.averaged(jp.taylor, 1.0)
-    with pytest.raises(jp.PruningError, match="a function of weights and gradients"):
+        jp.averaged(jp.Taylor, 1.0)
+    with pytest.raises(jp.PruningError, match="what makes a metric of gradients"):
         jp.averaged("taylor")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_sparsities_are_those_of_the_mask_under_jit_too(packed):
+    tx = optax.chain(jp.sparsify(optax.sgd(0.1), 0.75, schedule=GRADUAL, packed=packed))
+    for _, params, state in fit(tx):
+        mask = jp.current(state[0]).mask
+        kept = kernels(jp.unpack(mask, params) if packed else mask)
+        for found in (jp.sparsities(state, params), jax.jit(jp.sparsities)(state, params)):
+            assert found["up"]["bias"] is None
+            for leaf in kept:
+                expected = np.float32((~kept[leaf]).sum()) / np.float32(kept[leaf].size)
+                assert found[leaf]["kernel"] == expected
 
 
 def test_no_state_to_be_found():
@@ -563,6 +610,12 @@ def test_an_nnx_optimizer():
         found = zeros(params)
         assert found == {"down": 144, "up": 72}
         assert int(np.asarray(jax.tree.leaves(jp.current(optimizer.opt_state).count)[0])) == 14
+    moving = optax.chain(tx, optax.scale(0.5))
+    optimizer = nnx.Optimizer(model, moving, wrt=nnx.Param)
+    for x in DATA[:9]:
+        step(model, optimizer, x)
+    with pytest.warns(UserWarning, match="sparsify must be the outermost transformation"):
+        jp.current(optimizer.opt_state)
 
 
 def test_an_equinox_module():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune._errors import PruningError, shown
-from jaxprune._metrics import Random, scores_of
+from jaxprune._metrics import Metric, Random, scores_of
 from jaxprune._tree import Leaf
 
 Growth: TypeAlias = Callable[[Sequence[Leaf], Sequence[jax.Array], Any], Sequence[jax.Array]]
@@ -27,14 +27,17 @@ class Rule(NamedTuple):
         grow: Scores of what to grow, of the weights in scope, their gradients and a PRNG key.
         allocation: How a sparsity given as a plain number is shared out, as `allocate` names it;
             None gives each leaf the same.
+        decay: How much of the gradients before remains in the average that `grow` is given; with 0
+            it is given the last ones.
     """
 
     drop: Callable[[jax.Array], Any] | None = None
     grow: Growth | None = None
     allocation: str | None = None
+    decay: float = 0.0
 
 
-def rigl(drop: float = 0.3) -> Rule:
+def rigl(drop: float = 0.3, *, decay: float = 0.0) -> Rule:
     """Exchanges the lowest weights for those of the largest gradients.
 
     Evci et al., "Rigging the Lottery", 2020: the part exchanged falls along a cosine from `drop` to
@@ -42,12 +45,24 @@ def rigl(drop: float = 0.3) -> Rule:
 
     Args:
         drop: The part of the kept weights exchanged at first.
+        decay: How much of the gradients before remains at each update in those that weights are
+            grown by: with 0 the last batch alone decides, with 0.99 about a hundred do, at the cost
+            of one more number a weight in the state.
 
     Returns:
         The rule; `constant` is the schedule it was made for.
+
+    Raises:
+        PruningError: `drop` lies outside (0, 1], or `decay` outside [0, 1).
     """
     _check_drop(drop)
-    return Rule(lambda progress: drop / 2 * (1 + jnp.cos(jnp.pi * progress)), by_gradient, "erk")
+    if not isinstance(decay, numbers.Real) or not 0 <= decay < 1:
+        raise PruningError(f"decay is a part of the gradients in [0, 1), got {shown(decay)}.")
+
+    def falling(progress: jax.Array) -> jax.Array:
+        return drop / 2 * (1 + jnp.cos(jnp.pi * progress))
+
+    return Rule(falling, by_gradient, "erk", float(decay))
 
 
 def sparse_evolution(drop: float = 0.3) -> Rule:
@@ -110,77 +125,39 @@ def at_random(weights: Sequence[Leaf], grads: Sequence[jax.Array], key: Any) -> 
 
 
 class Averaged(NamedTuple):
-    """A metric that follows the gradients: the exponential average of a function of both.
+    """A metric of gradients for training: the exponential average of its scores.
 
     Attributes:
-        of: The function of an array of weights and their gradients.
-        decay: How much of the average remains at each update; 0 takes the last gradient alone.
+        of: Makes a metric of gradients, as `Taylor` does.
+        decay: How much of the average remains at each update; 0 takes the last scores alone.
     """
 
-    of: Callable[[jax.Array, jax.Array], jax.Array]
+    of: Callable[[Any], Metric]
     decay: float
 
 
-def averaged(of: Callable[[jax.Array, jax.Array], jax.Array], decay: float = 0.9) -> Averaged:
-    """A metric for `sparsify` that averages `taylor`, `fisher`, `movement` or any such function.
+def averaged(of: Callable[[Any], Metric], decay: float = 0.9) -> Averaged:
+    """A metric for `sparsify` that averages `Taylor`, `Fisher`, `Movement` over the updates.
 
-    A gradient that is not finite leaves the average as it is.
+    Scores that are not finite leave the average as it is.
 
     Args:
-        of: A function of an array of weights and one of their gradients.
+        of: Makes a metric of an array of gradients: the class `jp.Taylor`, or a function such as
+            `lambda grads: lambda weights: jnp.abs(grads)`.
         decay: How much of the average remains at each update, in [0, 1).
 
     Returns:
         The metric.
 
     Raises:
-        PruningError: `of` is no function, or `decay` does not lie in [0, 1).
+        PruningError: `of` cannot be called, or `decay` does not lie in [0, 1).
     """
-    if not callable(of) or not 0 <= decay < 1:
+    if not callable(of) or not isinstance(decay, numbers.Real) or not 0 <= decay < 1:
         raise PruningError(
-            f"expected a function of weights and gradients, and 0 <= decay < 1, got {shown(of)}, "
-            f"{shown(decay)}: write jp.averaged(jp.taylor, 0.9)."
+            f"expected what makes a metric of gradients, and 0 <= decay < 1, got {shown(of)}, "
+            f"{shown(decay)}: write jp.averaged(jp.Taylor, 0.9)."
         )
-    return Averaged(of, decay)
-
-
-def taylor(weights: jax.Array, grads: jax.Array) -> jax.Array:
-    """|w * g|: how much the loss would change, to first order, without the weight.
-
-    Args:
-        weights: Weights.
-        grads: Their gradients.
-
-    Returns:
-        The scores.
-    """
-    return jnp.abs(weights * grads)
-
-
-def fisher(weights: jax.Array, grads: jax.Array) -> jax.Array:
-    """(w * g)^2: the same by the diagonal of the empirical Fisher information.
-
-    Args:
-        weights: Weights.
-        grads: Their gradients.
-
-    Returns:
-        The scores.
-    """
-    return jnp.square(weights * grads)
-
-
-def movement(weights: jax.Array, grads: jax.Array) -> jax.Array:
-    """-w * g: whether the weight moves away from zero. Sanh et al., "Movement Pruning", 2020.
-
-    Args:
-        weights: Weights.
-        grads: Their gradients.
-
-    Returns:
-        The scores.
-    """
-    return -weights * grads
+    return Averaged(of, float(decay))
 
 
 def _check_drop(drop: float) -> None:

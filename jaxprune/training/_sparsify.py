@@ -1,9 +1,8 @@
-"""The transformation of an optimizer that keeps a model sparse, and the state in which it does."""
+"""The transformation of an optimizer that keeps a model sparse."""
 
 import numbers
-import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +10,18 @@ import numpy as np
 from jax import lax
 
 from jaxprune._allocation import allocate
-from jaxprune._bits import nonzero
 from jaxprune._errors import (
     InvalidSparsity,
-    NoMatch,
     Problem,
     PruningError,
     StructureMismatch,
     raise_problems,
     shown,
 )
-from jaxprune._masks import mask_problem, masks_by, pack, unpack, without
+from jaxprune._masks import mask_problem, pack, unpack
 from jaxprune._metrics import L1, Metric, scores_of
-from jaxprune._plan import Rule as Decision
-from jaxprune._plan import decide
-from jaxprune._specs import NM, at_sparsity
+from jaxprune._plan import Decision, decide
+from jaxprune._specs import NM
 from jaxprune._tree import (
     Leaf,
     Where,
@@ -37,42 +33,13 @@ from jaxprune._tree import (
     leaves,
     rebuild,
 )
+from jaxprune.training._choose import Before, How, blended, chosen, scope_of
 from jaxprune.training._rules import Averaged, Rule
 from jaxprune.training._schedules import Schedule
+from jaxprune.training._state import KeepMaskState, SparsifyState, ours, strays_of
 
 if TYPE_CHECKING:
     import optax
-
-
-class SparsifyState(NamedTuple):
-    """What `sparsify` remembers between updates; `current` finds it in any optimizer state.
-
-    Attributes:
-        count: The updates made, an int32 scalar.
-        mask: The mask, packed if so asked for: a tree like the parameters.
-        inner: The state of the optimizer that is wrapped.
-        average: What an `averaged` metric has gathered: a tree like the parameters, or ().
-        key: The PRNG key, or ().
-        strays: Weights that were not zero, although the mask did not keep them, when last looked
-            at, the update after a mask was chosen: something moves them after `sparsify`.
-    """
-
-    count: Any
-    mask: Any
-    inner: Any
-    average: Any
-    key: Any
-    strays: Any
-
-
-class KeepMaskState(NamedTuple):
-    """What `keep_mask` remembers: the mask, a tree like the parameters.
-
-    Attributes:
-        mask: The mask.
-    """
-
-    mask: Any
 
 
 def sparsify(
@@ -133,7 +100,7 @@ def sparsify(
     """
     import optax  # noqa: PLC0415  # who does not train does not wait for it
 
-    _check_arguments(inner, schedule, rule, steps)
+    _check_arguments(inner, schedule, metric, rule, steps)
     inner = optax.with_extra_args_support(inner)
 
     def decided(params: Any) -> tuple[list[Leaf], list[Decision]]:
@@ -143,27 +110,25 @@ def sparsify(
             wanted = allocate(params, float(spec), rule.allocation, where=where)
         return found, decide(found, wanted, where)[0]
 
-    def chosen(params: Any, before: _Before, count: Any) -> list[Any]:
-        found, decisions = decided(params)
-        return _chosen(found, decisions, before, _How(schedule, rule, metric), count)
+    def choose(params: Any, before: Before, count: Any) -> list[Any]:
+        return chosen(*decided(params), before, How(schedule, rule, metric), count)
 
     def init(params: Any) -> SparsifyState:
         if not any(is_array(leaf.value) for leaf in leaves(params)):
             # Optax finds what is shaped like the parameters by a placeholder for them.
-            return SparsifyState(np.int32(0), params, inner.init(params), (), (), np.int32(0))
+            return SparsifyState(np.int32(0), params, inner.init(params), (), (), (), np.int32(0))
         found, decisions = decided(params)
         raise_problems(_falling(decision, schedule, rule) for decision in decisions)
-        scope = {i for decision in decisions for i in decision.members}
-        kept = _first(params, mask, scope)
-        averages: Any = [
+        scope = scope_of(decisions)
+        kept = first_mask(params, mask, scope)
+        zeros = [
             jnp.zeros_like(as_array(leaf.value)) if i in scope else None
             for i, leaf in enumerate(found)
         ]
         if schedule.fires(0):
-            zeros = [jnp.zeros_like(m) if m is not None else None for m in kept]
-            kept = chosen(params, _Before(kept, zeros, averages, key), 0)
+            kept = choose(params, Before(kept, zeros, zeros, key), 0)
         state = inner.init(params)
-        if _ours(state):
+        if ours(state):
             raise PruningError(
                 "sparsify wraps an optimizer that holds a mask of its own: wrap the plain "
                 "optimizer, once, with all specs in one mapping."
@@ -173,7 +138,8 @@ def sparsify(
             count=jnp.zeros((), jnp.int32),
             mask=pack(tree) if packed else tree,
             inner=state,
-            average=rebuild(params, averages) if isinstance(metric, Averaged) else (),
+            average=rebuild(params, zeros) if isinstance(metric, Averaged) else (),
+            growth=rebuild(params, zeros) if rule.decay else (),
             key=() if key is None else key,
             strays=jnp.zeros((), jnp.int32),
         )
@@ -188,31 +154,40 @@ def sparsify(
             )
         tree = unpack(state.mask, params) if packed else state.mask
         kept = _fitting(params, tree, decided(params)[1])
-        grads = [value for _, value in aligned(params, updates, "updates")]
+        grads = _values(params, updates, "updates")
         weights = [leaf.value for leaf in leaves(params)]
-        count = state.count + 1
-        averages = _gathered(metric, state.average, params, weights, grads)
         seen = rebuild(updates, [_where(m, g, 0) for m, g in zip(kept, grads, strict=True)])
-        moved, inner_state = inner.update(seen, state.inner, params, **extra)
-        steps_ = [value for _, value in aligned(params, moved, "updates")]
+        moved, memory = inner.update(seen, state.inner, params, **extra)
+        steps_ = _values(params, moved, "updates")
+        count = state.count + 1
+        averages = _averages(metric, state.average, params, weights, grads)
+        growth = grads
+        if rule.decay:
+            growth = blended(_values(params, state.growth, "the state's growth"), grads, rule.decay)
 
-        def choose(kept: list[Any]) -> list[Any]:
-            return chosen(params, _Before(kept, grads, averages, _folded(state.key, count)), count)
+        def anew(kept: list[Any]) -> list[Any]:
+            return choose(params, Before(kept, growth, averages, _folded(state.key, count)), count)
 
         # After an update that chose a mask; one that `init` chose is carried out by the first.
         due = (state.count > 0) & (schedule.fires(state.count) | (state.count == 1))
-        strays = lax.cond(due, _strays, lambda *_: state.strays, kept, weights)
-        before, kept = kept, lax.cond(schedule.fires(count), choose, lambda kept: kept, kept)
+        strays = lax.cond(due, strays_of, lambda *_: state.strays, kept, weights)
+        before, kept = kept, lax.cond(schedule.fires(count), anew, lambda kept: kept, kept)
+        stay = kept
         if rule.grow is not None:
             # Not under a condition: there it would copy the whole state, here it is fused.
             grown = [None if m is None else m & ~b for m, b in zip(kept, before, strict=True)]
-            steps_ = [_where(_not(g), u, 0) for g, u in zip(grown, steps_, strict=True)]
-            inner_state = _renewed(inner_state, inner.init(params), params, grown)
-        out = [_zeroing(m, u, w) for m, u, w in zip(kept, steps_, weights, strict=True)]
+            memory = _renewed(memory, inner.init(params), params, grown)
+            stay = [None if m is None else m & b for m, b in zip(kept, before, strict=True)]
+        out = [_zeroing(m, u, w) for m, u, w in zip(stay, steps_, weights, strict=True)]
         tree = rebuild(params, kept)
-        average = rebuild(params, averages) if isinstance(metric, Averaged) else ()
         return rebuild(updates, out), SparsifyState(
-            count, pack(tree) if packed else tree, inner_state, average, state.key, strays
+            count=count,
+            mask=pack(tree) if packed else tree,
+            inner=memory,
+            average=rebuild(params, averages) if isinstance(metric, Averaged) else (),
+            growth=rebuild(params, growth) if rule.decay else (),
+            key=state.key,
+            strays=strays,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -257,8 +232,8 @@ def keep_mask(mask: Any) -> "optax.GradientTransformationExtraArgs":
                 "keep_mask makes zeros of parameters, and needs them: call "
                 "tx.update(grads, state, params)."
             )
-        kept = [value for _, value in aligned(params, state.mask, "the state's mask")]
-        steps = [value for _, value in aligned(params, updates, "updates")]
+        kept = _values(params, state.mask, "the state's mask")
+        steps = _values(params, updates, "updates")
         weights = [leaf.value for leaf in leaves(params)]
         out = [_zeroing(m, u, w) for m, u, w in zip(kept, steps, weights, strict=True)]
         return rebuild(updates, out), state
@@ -266,117 +241,23 @@ def keep_mask(mask: Any) -> "optax.GradientTransformationExtraArgs":
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def current(state: Any) -> Any:
-    """The state of `sparsify` or `keep_mask` in an optimizer state, however deep it lies.
-
-    Args:
-        state: Any optimizer state.
-
-    Returns:
-        The `SparsifyState` or `KeepMaskState`: its `mask`, and `count`. It warns if something moved
-        the zeros that `sparsify` made.
-
-    Raises:
-        NoMatch: There is none, or there are several.
-    """
-    found = _ours(state)
-    if len(found) != 1:
-        raise NoMatch(
-            f"expected one state of sparsify or keep_mask in the optimizer state, found "
-            f"{len(found)}: pass the state of one optimizer, or a part of it."
-        )
-    strays = getattr(found[0], "strays", 0)
-    if isinstance(strays, jax.Array) and not is_traced(strays) and int(strays):
-        warnings.warn(
-            f"{int(strays)} weights that the mask of sparsify does not keep were not zero: "
-            "something moved them after it. sparsify must be the outermost transformation, and its "
-            "updates applied as they are.",
-            stacklevel=2,
-        )
-    return found[0]
-
-
-def _ours(state: Any) -> list[Any]:
-    def is_ours(node: Any) -> bool:
-        return isinstance(node, SparsifyState | KeepMaskState)
-
-    return [leaf.value for leaf in leaves(state, is_leaf=is_ours) if is_ours(leaf.value)]
-
-
-class _How(NamedTuple):
-    """How masks are chosen, as `sparsify` was told."""
-
-    schedule: Schedule
-    rule: Rule
-    metric: Any
-
-
-class _Before(NamedTuple):
-    """What a new mask follows from, leaf by leaf."""
-
-    kept: Sequence[Any]
-    grads: Sequence[Any]
-    averages: Sequence[Any]
-    key: Any
-
-
-def _chosen(
-    found: list[Leaf], decisions: list[Decision], before: _Before, how: _How, count: Any
-) -> list[Any]:
-    """The masks after `count` updates, leaf by leaf."""
-    schedule, rule, metric = how
-    scope = sorted(i for decision in decisions for i in decision.members)
-    weights = [Leaf(found[i].path, as_array(found[i].value)) for i in scope]
-    if isinstance(metric, Averaged):
-        scores = [before.averages[i] for i in scope]
-    else:
-        scores = scores_of(metric, weights)
-
-    def best(scores: Sequence[jax.Array], sparsity: Callable[[Any], Any]) -> dict[int, Any]:
-        at = [d._replace(spec=at_sparsity(d.spec, sparsity)) for d in decisions]
-        placed = list(found)
-        for i, score in zip(scope, scores, strict=True):
-            placed[i] = Leaf(found[i].path, score)
-        masks = masks_by(at, placed)
-        return {i: masks[i] for i in scope}
-
-    def wanted(target: Any) -> Any:
-        return schedule.sparsity(count, target)
-
-    specs = {i: decision.spec for decision in decisions for i in decision.members}
-    alive = [without(specs[i], s, before.kept[i]) for i, s in zip(scope, scores, strict=True)]
-    # A score that is no number says nothing, and would take the place of one that is.
-    sound = ~jnp.stack([jnp.any(jnp.isnan(s)) for s in alive]).any()
-    if rule.grow is None:
-        new = {i: m & before.kept[i] for i, m in best(alive, wanted).items()}
-    else:
-        exchanged = 0.0
-        if rule.drop is not None:
-            exchanged = rule.drop(jnp.clip(count / max(schedule.last, 1), 0, 1))
-        stay = best(alive, lambda target: wanted(target) + exchanged * (1 - wanted(target)))
-        growth = rule.grow(weights, [before.grads[i] for i in scope], before.key)
-        sound &= jnp.stack([jnp.all(jnp.isfinite(g)) for g in growth]).all()
-        held = [jnp.where(stay[i], jnp.inf, g) for i, g in zip(scope, growth, strict=True)]
-        new = best(held, wanted)
-    return [jnp.where(sound, new[i], m) if i in new else None for i, m in enumerate(before.kept)]
-
-
-def _gathered(
+def _averages(
     metric: Any, average: Any, params: Any, weights: Sequence[Any], grads: Sequence[Any]
 ) -> list[Any]:
-    """The averages after one more gradient; None where there are none."""
+    """The averages of the scores after those by these gradients, leaf by leaf; None without."""
     if not isinstance(metric, Averaged):
         return [None] * len(weights)
-    old = [value for _, value in aligned(params, average, "the state's average")]
+    before = _values(params, average, "the state's average")
+    now = [
+        None if old is None else scores_of(metric.of(grad), [Leaf("", as_array(weight))])[0]
+        for old, weight, grad in zip(before, weights, grads, strict=True)
+    ]
+    return blended(before, now, metric.decay)
 
-    def blend(before: Any, weight: Any, grad: Any) -> Any:
-        if before is None:
-            return None
-        now = metric.of(weight, grad)
-        mean = (metric.decay * before + (1 - metric.decay) * now).astype(before.dtype)
-        return jnp.where(jnp.isfinite(now), mean, before)
 
-    return [blend(*triple) for triple in zip(old, weights, grads, strict=True)]
+def _values(params: Any, tree: Any, what: str) -> list[Any]:
+    """What a tree like the parameters holds, leaf by leaf."""
+    return [value for _, value in aligned(params, tree, what)]
 
 
 def _renewed(state: Any, fresh: Any, params: Any, grown: Sequence[Any]) -> Any:
@@ -407,7 +288,7 @@ def _renewed(state: Any, fresh: Any, params: Any, grown: Sequence[Any]) -> Any:
 
 def _fitting(params: Any, mask: Any, decisions: list[Decision]) -> list[Any]:
     """The masks leaf by leaf, if they are those of these parameters and this spec."""
-    scope = {i for decision in decisions for i in decision.members}
+    scope = scope_of(decisions)
     pairs = list(aligned(params, mask, "the state's mask"))
 
     def problem(i: int, leaf: Leaf, kept: Any) -> Problem | None:
@@ -424,7 +305,7 @@ def _fitting(params: Any, mask: Any, decisions: list[Decision]) -> list[Any]:
     return [kept for _, kept in pairs]
 
 
-def _first(params: Any, mask: Any, scope: set[int]) -> list[Any]:
+def first_mask(params: Any, mask: Any, scope: Sequence[int]) -> list[Any]:
     """The masks to begin with, leaf by leaf: a user's, where there is one, and else all is kept."""
     found = leaves(params)
     given = [None] * len(found) if mask is None else _given(params, mask)
@@ -449,10 +330,6 @@ def _where(mask: Any, values: Any, other: Any) -> Any:
     return values if mask is None else jnp.where(mask, values, other)
 
 
-def _not(mask: Any) -> Any:
-    return None if mask is None else ~mask
-
-
 def _zeroing(mask: Any, step: Any, weight: Any) -> Any:
     """The update after which a weight is exactly zero where it is not kept."""
     # In the wider of the two types, in which the sum is taken: in a narrower one -w is not exact.
@@ -461,16 +338,6 @@ def _zeroing(mask: Any, step: Any, weight: Any) -> Any:
 
 def _folded(key: Any, count: Any) -> Any:
     return None if isinstance(key, tuple) else jax.random.fold_in(key, count)
-
-
-def _strays(kept: Sequence[Any], weights: Sequence[Any]) -> jax.Array:
-    """How many weights are not zero although the masks do not keep them."""
-    counts = [
-        jnp.sum(nonzero(as_array(w)) & ~m, dtype=jnp.int32)
-        for m, w in zip(kept, weights, strict=True)
-        if m is not None
-    ]
-    return jnp.stack(counts).sum(dtype=jnp.int32)
 
 
 def _falling(decision: Decision, schedule: Schedule, rule: Rule) -> Problem | None:
@@ -485,12 +352,14 @@ def _falling(decision: Decision, schedule: Schedule, rule: Rule) -> Problem | No
     )
 
 
-def _check_arguments(inner: Any, schedule: Any, rule: Any, steps: Any) -> None:
+def _check_arguments(inner: Any, schedule: Any, metric: Any, rule: Any, steps: Any) -> None:
     if not hasattr(inner, "init") or not hasattr(inner, "update"):
         raise PruningError(
             f"inner is an Optax optimizer, called: jp.sparsify(optax.adam(1e-3), ...), got "
             f"{shown(inner)}."
         )
+    if not isinstance(metric, Averaged):
+        scores_of(metric, [])  # refuses what is no metric
     if not isinstance(rule, Rule):
         raise PruningError(
             f"rule is jp.Rule(), jp.rigl(), jp.sparse_evolution() or jp.acdc(), called: got "

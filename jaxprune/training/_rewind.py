@@ -1,0 +1,146 @@
+"""Lottery tickets: train, prune, rewind, and train again, over any function that trains."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, get_args
+
+from jaxprune._errors import PruningError, shown
+from jaxprune._masks import apply_mask
+from jaxprune._metrics import L1, Metric, scores_of
+from jaxprune._plan import decide
+from jaxprune._tree import Where, aligned, is_weight, leaves, rebuild
+from jaxprune.training._choose import Before, How, chosen, scope_of
+from jaxprune.training._rules import Rule
+from jaxprune.training._schedules import Schedule
+from jaxprune.training._sparsify import first_mask
+from jaxprune.training._state import strays_of
+
+Rewind = Literal["weights", "rate"]
+
+
+class Ticket(NamedTuple):
+    """One round of `lottery_tickets`.
+
+    Attributes:
+        round: How often it was pruned: 0 for the dense model.
+        params: Where this round's training began, pruned.
+        mask: The mask that it kept.
+        trained: What it gave.
+    """
+
+    round: int
+    params: Any
+    mask: Any
+    trained: Any
+
+
+def lottery_tickets(
+    train: Callable[[Any, Any, range], Any],
+    params: Any,
+    spec: Any,
+    *,
+    steps: int,
+    rounds: int,
+    rewind: Rewind = "weights",
+    to: int = 0,
+    metric: Metric = L1(),  # noqa: B008  # frozen and empty
+    where: Where = is_weight,
+) -> Iterator[Ticket]:
+    """Prunes round by round, each time rewinding and training anew.
+
+    Every round removes the same part of what is left: after round i of r the sparsity is
+    1 - (1 - s)^(i / r), with s the spec's, and exactly s after the last. Weights that are gone stay
+    gone.
+
+    - Rewound to the beginning: Frankle and Carbin, "The lottery ticket hypothesis", 2019.
+    - `to=k`, to the weights after k updates: Frankle et al., "Linear mode connectivity and the
+      lottery ticket hypothesis", 2020. Larger models need it.
+    - `rewind="rate"`, the trained weights go on, and only the learning rate goes back to update k:
+      Renda et al., "Comparing rewinding and fine-tuning in neural network pruning", 2020.
+
+    Args:
+        train: Called with parameters, a mask (all True at first) and the range of updates to make;
+            returns trained parameters in which the mask is kept, as `keep_mask` keeps it. It must
+            begin with a new optimizer state, and take batches and the learning rate by the number
+            of the update.
+        params: The parameters at initialisation, any tree.
+        spec: The pattern and the final sparsity, as for `make_mask`; N:M gets there by steps.
+        steps: How many updates a training makes.
+        rounds: How often to prune.
+        rewind: What goes back to update `to`: "weights", or the learning "rate" alone.
+        to: The count of updates to go back to.
+        metric: How trained weights are scored.
+        where: Which leaves may be pruned.
+
+    Returns:
+        The rounds, one by one as they are trained: round 0 is dense, the last meets the spec.
+
+    Raises:
+        PruningError: As `make_mask` does; or an argument is wrong; or, in a round, `train` did not
+            keep the mask.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxprune as jp, optax
+        >>> def train(params, mask, steps):
+        ...     tx = optax.chain(optax.sgd(0.1), jp.keep_mask(mask))
+        ...     state = tx.init(params)
+        ...     for _ in steps:
+        ...         grads = jax.grad(lambda w: jnp.sum((w - jnp.arange(4.0)) ** 2))(params)
+        ...         updates, state = tx.update(grads, state, params)
+        ...         params = optax.apply_updates(params, updates)
+        ...     return params
+        >>> for ticket in jp.lottery_tickets(train, jnp.ones(4), 0.5, steps=9, rounds=2):
+        ...     print(ticket.round, ticket.params)
+        0 [1. 1. 1. 1.]
+        1 [0. 1. 1. 1.]
+        2 [0. 0. 1. 1.]
+    """
+    _check(train, steps, rounds, rewind, to)
+    scores_of(metric, [])  # refuses what is no metric
+    decisions = decide(leaves(params), spec, where)[0]
+    first = first_mask(params, None, scope_of(decisions))
+    how = How(_by_rounds(rounds), Rule(), metric)
+
+    def trained_from(start: Any, kept: list[Any], updates: range) -> Any:
+        trained = train(start, rebuild(params, kept), updates)
+        moved = int(strays_of(kept, [v for _, v in aligned(params, trained, "what train returns")]))
+        if moved:
+            raise PruningError(
+                f"train returned {moved} weights that are not zero, although its mask does not "
+                "keep them: end its optimizer with jp.keep_mask(mask)."
+            )
+        return trained
+
+    def play() -> Iterator[Ticket]:
+        kept = first
+        start = trained_from(params, kept, range(to)) if to else params
+        trained = trained_from(start, kept, range(to, steps))
+        yield Ticket(0, start, rebuild(params, kept), trained)
+        for i in range(1, rounds + 1):
+            kept = chosen(leaves(trained), decisions, Before(kept, (), (), None), how, i)
+            mask = rebuild(params, kept)
+            ticket = apply_mask(start if rewind == "weights" else trained, mask)
+            trained = trained_from(ticket, kept, range(to, steps))
+            yield Ticket(i, ticket, mask, trained)
+
+    return play()
+
+
+def _by_rounds(rounds: int) -> Schedule:
+    def sparsity(count: Any, target: Any) -> Any:
+        return target if count == rounds else 1 - (1 - target) ** (count / rounds)
+
+    return Schedule(lambda count: count > 0, sparsity, last=rounds, name="lottery_tickets")
+
+
+def _check(train: Any, steps: Any, rounds: Any, rewind: Any, to: Any) -> None:
+    if not callable(train):
+        raise PruningError(f"train is a function of (params, mask, steps), got {shown(train)}.")
+    for name, value, least in (("steps", steps, 1), ("rounds", rounds, 1), ("to", to, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise PruningError(
+                f"{name} is a Python integer of {least} or more, got {shown(value)}."
+            )
+    if to >= steps:
+        raise PruningError(f"to={to} leaves nothing to train again of steps={steps}: go back more.")
+    if rewind not in get_args(Rewind):
+        raise PruningError(f'rewind is "weights" or "rate", got {shown(rewind)}.')
