@@ -8,6 +8,7 @@ NEWEST_PYTHON ?= python3.13
 VENV ?= .venv
 VENV_OLDEST ?= .venv-oldest
 VENV_NEWEST ?= .venv-newest
+VENV_WHEEL ?= .venv-wheel
 WORKERS ?= 2
 # Which tests; all of them by default.
 TESTS ?=
@@ -20,13 +21,17 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 .DELETE_ON_ERROR:
 # Two set-ups at once would write to the same environment.
 .NOTPARALLEL:
-.PHONY: help demo examples test test-oldest test-newest lint types format docs bench clean
+.PHONY: help demo examples test test-oldest test-newest lint types format docs wheel bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.ready-examples  ## prune a small model and print what came out
-	@$(BIN)/python examples/magnitude_pruning.py
+demo: $(VENV)/.ready-examples  ## train a small network, prune it in three ways, and its saved file
+	@$(BIN)/python examples/demo.py
+	@echo; echo 'A saved network, from the command line:'
+	$(BIN)/jaxprune prune demo/net.npz -o demo/sparse.npz --sparsity 0.9 --skip 'head/*'
+	$(BIN)/jaxprune report demo/sparse.npz --html demo/report.html
+	@echo; echo 'Look at demo/accuracy.png, and open demo/report.html in a browser.'
 
 examples: $(VENV)/.ready-examples  ## run every example
 	@set -e; for example in examples/*.py; do echo "--- $$example"; $(BIN)/python "$$example"; done
@@ -55,11 +60,19 @@ format: $(VENV)/.ready-lint  ## format the code, and fix what can be fixed safel
 docs: $(VENV)/.ready-docs  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
+wheel: | $(VENV)/.created  ## build the wheel, and try it in an environment of its own
+	rm -rf dist
+	$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv --clear $(VENV_WHEEL)
+	$(VENV_WHEEL)/bin/python $(PIP_INSTALL) dist/*.whl
+	cd dist && ../$(VENV_WHEEL)/bin/python -W error ../.ci/readme.py
+	cd dist && ../$(VENV_WHEEL)/bin/jaxprune --version
+
 bench: $(VENV)/.ready-bench  ## measure against the rivals that can be installed
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove environments, caches and built files
-	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_NEWEST) site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_NEWEST) $(VENV_WHEEL) demo site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- set-up: a stamp is written only when all of its work is done, so an interrupted one starts over

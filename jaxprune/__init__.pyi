@@ -1,4 +1,4 @@
-from . import compat
+from . import compat, plot
 from ._allocation import allocate, erk, uniform
 from ._errors import (
     BelowMinNonzero,
@@ -23,6 +23,7 @@ from ._report import (
     stats,
     top_scores,
 )
+from ._sensitivity import Sensitivity, sensitivity
 from ._specs import NM, Block, Channels, Columns, Rows, Unstructured
 from ._tree import any_leaf, is_weight
 from .training._rewind import Ticket, lottery_tickets
@@ -71,6 +72,7 @@ __all__ = [
     "Rule",
     "Schedule",
     "ScoreStats",
+    "Sensitivity",
     "SparsifyState",
     "SparsityReport",
     "StructureMismatch",
@@ -101,9 +103,11 @@ __all__ = [
     "pack",
     "periodic",
     "plan",
+    "plot",
     "prune",
     "report",
     "rigl",
+    "sensitivity",
     "sparse_evolution",
     "sparsify",
     "sparsities",

@@ -1,16 +1,31 @@
-"""How a budget is shared among leaves: sparsities that meet it exactly, in whole weights."""
+"""How a budget is shared among leaves: sparsities that meet it exactly, in whole weights.
+
+By their shapes, or by what a measured `Sensitivity` predicts that the loss will do.
+"""
 
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from jaxprune._curves import cheapest, convex, unmeasured
 from jaxprune._errors import InvalidSparsity, PruningError, raise_problems, shown
 from jaxprune._plan import decide
+from jaxprune._sensitivity import Sensitivity
 from jaxprune._specs import Unstructured, check_sparsity
-from jaxprune._tree import Pattern, Where, covers, is_traced, is_weight, leaves, no_match, rebuild
+from jaxprune._tree import (
+    Leaf,
+    Pattern,
+    Where,
+    covers,
+    is_traced,
+    is_weight,
+    leaves,
+    no_match,
+    rebuild,
+)
 
 Method: TypeAlias = Callable[[tuple[int, ...]], float]
 
@@ -49,22 +64,29 @@ _METHODS: dict[str, Method] = {"uniform": uniform, "erk": erk()}
 def allocate(
     params: Any,
     sparsity: float,
-    method: str | Method = "erk",
+    method: str | Method | Sensitivity = "erk",
     *,
     where: Where = is_weight,
     overrides: Mapping[Pattern, float | None] | None = None,
 ) -> Any:
-    """Shares one sparsity out to the leaves, by their shapes.
+    """Shares one sparsity out to the leaves, by their shapes or by what pruning them costs.
 
-    Of the N weights in scope exactly `floor(float32(sparsity) * float32(N))` are to go. A leaf
-    whose share would make it more than dense is left dense, and the others take over its part. The
-    shares are rounded to whole weights by largest remainder, and every leaf keeps at least one.
+    Of the N weights in scope exactly `floor(float32(sparsity) * float32(N))` are to go, and every
+    leaf keeps at least one.
+
+    By shape, a leaf whose share would make it more than dense is left dense, and the others take
+    over its part; the shares are rounded to whole weights by largest remainder.
+
+    By a `Sensitivity`, the shares are those of the smallest sum of the leaves' own increases of the
+    loss, each measured curve made convex and straight between its points: weights go where one more
+    costs least. It is as if leaves did not interact, which is false, and still tells which are
+    sensitive. But for a last whole weight, no leaf becomes sparser than it was measured.
 
     Args:
         params: Any tree of arrays, or of their descriptions.
         sparsity: The fraction removed from all leaves in scope together, in [0, 1).
         method: "uniform", "erk", `jp.erk(power=...)`, or a function from a leaf's shape to its
-            density, up to a common factor.
+            density, up to a common factor; or what `jp.sensitivity` returned.
         where: Which leaves are in scope.
         overrides: Sparsities fixed by path pattern, of which the first that covers a leaf holds;
             None or 0 leaves its leaves dense. The budget includes them.
@@ -79,6 +101,7 @@ def allocate(
     Raises:
         InvalidSparsity: The sparsity is none, is traced, or cannot be met beside the overrides.
         NoMatch: No leaf is in scope, or an override covers none.
+        StructureMismatch: A leaf in scope was not measured, or had another size.
 
     Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
@@ -86,7 +109,6 @@ def allocate(
         >>> jp.allocate(params, 0.9, "erk")
         {'big': 0.90966796875, 'small': 0.28125}
     """
-    density = _method(method)
     found = leaves(params)
     given = [sparsity, *(overrides or {}).values()]
     if any(map(is_traced, given)):
@@ -101,16 +123,35 @@ def allocate(
     sizes = {i: math.prod(shape) for i, shape in shapes.items()}
     total = _removed(sparsity, sum(sizes.values()))
     left = total - sum(_removed(value, sizes[i]) for i, value in fixed.items())
-    free = {i: shape for i, shape in shapes.items() if i not in fixed}
-    most = sum(sizes[i] - 1 for i in free)
-    if not 0 <= left <= most:
+    sharing = _sharing(method, {i: found[i] for i in shapes if i not in fixed})
+    if not 0 <= left <= sharing.most:
         raise InvalidSparsity(
             f"sparsity {sparsity} removes {total} weights, the overrides {total - left} of them, "
-            f"and the other leaves can lose between 0 and {most}: expected {left} to lie there. "
-            "Change the sparsity or the overrides."
+            f"and the other leaves can lose between 0 and {sharing.most}: expected {left} to lie "
+            f"there. Change the sparsity or the overrides{sharing.remedy}."
         )
-    sparsities = fixed | _named(_shares(free, left, density), sizes)
+    sparsities = fixed | _named(sharing.shares(left), sizes)
     return rebuild(params, [sparsities.get(i) for i in range(len(found))])
+
+
+class _Sharing(NamedTuple):
+    """How some leaves share a budget: the most they can lose, and who loses how much of it."""
+
+    most: int
+    shares: Callable[[int], dict[int, int]]
+    remedy: str = ""
+
+
+def _sharing(method: str | Method | Sensitivity, free: dict[int, Leaf]) -> _Sharing:
+    if isinstance(method, Sensitivity):
+        raise_problems(unmeasured(method, leaf) for leaf in free.values())
+        curves = {i: convex(method, method.paths.index(leaf.path)) for i, leaf in free.items()}
+        most = sum(curve[-1].lost for curve in curves.values())
+        return _Sharing(most, lambda left: cheapest(curves, left), ", or measure higher sparsities")
+    density = _method(method)
+    shapes = {i: tuple(leaf.value.shape) for i, leaf in free.items()}
+    most = sum(math.prod(shape) - 1 for shape in shapes.values())
+    return _Sharing(most, lambda left: _shares(shapes, left, density))
 
 
 def _method(method: str | Method) -> Method:
@@ -118,8 +159,8 @@ def _method(method: str | Method) -> Method:
         return _METHODS[method.lower()]
     if isinstance(method, str) or not callable(method):
         raise PruningError(
-            f"method is {', '.join(map(repr, _METHODS))}, jp.erk(power=...) or a function of a "
-            f"leaf's shape, got {shown(method)}."
+            f"method is {', '.join(map(repr, _METHODS))}, jp.erk(power=...), what jp.sensitivity "
+            f"returned, or a function of a leaf's shape, got {shown(method)}."
         )
     return method
 

@@ -260,7 +260,12 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
         if not is_array(leaf.value):
             continue
         owner = owners[id(leaf.value)]
-        rows.append(_row(leaf, value, reason, "" if owner == leaf.path else owner))
+        rows.append(leaf_report(leaf, value, reason, "" if owner == leaf.path else owner))
+    return gathered(rows)
+
+
+def gathered(rows: Sequence[LeafReport]) -> SparsityReport:
+    """The report that these rows make."""
     counts = [(row.count, row.in_scope) for row in rows if row.count]
     none = Count(0, 0, 0, 0)
     pruned = sum((count for count, in_scope in counts if in_scope), none)
@@ -370,7 +375,18 @@ def _power(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(a) & jnp.isfinite(b), power, 0)
 
 
-def _row(leaf: Leaf, kept: Any, reason: str, shared_with: str) -> LeafReport:
+def leaf_report(leaf: Leaf, kept: Any, reason: str, shared_with: str = "") -> LeafReport:
+    """The row of one leaf that holds an array.
+
+    Args:
+        leaf: The leaf.
+        kept: Its mask, or None.
+        reason: Why it is out of scope; "" if it is in.
+        shared_with: The path at which the same array is counted, if it is counted elsewhere.
+
+    Returns:
+        The row.
+    """
     shape, dtype = tuple(leaf.value.shape), str(leaf.value.dtype)
     if shared_with or not is_prunable(leaf.value):
         why = f"same array as {shared_with!r}" if shared_with else reason

@@ -48,10 +48,13 @@ FUNCTIONS = {
     "stats",
     "top_scores",
     "allocate",
+    "sensitivity",
 }
 
-PUBLIC = {name: getattr(jp, name) for name in jp.__all__ if name != "compat"}
+MODULES = {"compat", "plot"}
+PUBLIC = {name: getattr(jp, name) for name in jp.__all__ if name not in MODULES}
 PUBLIC |= {f"compat.{name}": getattr(compat, name) for name in ("prune", "importance", "lcg")}
+PUBLIC |= {f"plot.{name}": getattr(jp.plot, name) for name in jp.plot.__all__}
 IS_FUNCTION = {name for name, thing in PUBLIC.items() if inspect.isfunction(thing)}
 IS_CLASS = {name for name, thing in PUBLIC.items() if inspect.isclass(thing)}
 
@@ -61,8 +64,9 @@ IS_CLASS = {name for name, thing in PUBLIC.items() if inspect.isclass(thing)}
 
 def test_all_names_what_is_public_and_nothing_else():
     assert len(jp.__all__) == len(set(jp.__all__))
-    # The training wing has a folder; what is public in it is found here.
-    assert set(jp.__all__) == {name for name in vars(jp) if not name.startswith("_")} - {"training"}
+    # These wings have folders; what is public in them is found here.
+    folders = {"training", "cli", "io"}
+    assert set(jp.__all__) == {name for name in vars(jp) if not name.startswith("_")} - folders
 
 
 def test_no_private_name_is_in_all():
@@ -71,9 +75,10 @@ def test_no_private_name_is_in_all():
 
 def test_no_private_module_leaks():
     modules = {name for name, thing in vars(jp).items() if isinstance(thing, types.ModuleType)}
-    assert {name for name in modules if not name.startswith("_")} == {"compat", "training"}
+    public = {name for name in modules if not name.startswith("_")}
+    assert public - {"cli", "io"} == MODULES | {"training"}
     files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert {name for name in files if not name.startswith("_")} == {"compat"}
+    assert {name for name in files if not name.startswith("_")} == MODULES
 
 
 def test_a_star_brings_what_all_names():
@@ -88,7 +93,7 @@ def test_everything_public_is_made_here():
 
 
 def test_the_names_of_the_design_are_here():
-    assert set(jp.__all__) >= ERRORS | METRICS | SPECS | FUNCTIONS | {"compat"}
+    assert set(jp.__all__) >= ERRORS | METRICS | SPECS | FUNCTIONS | MODULES
 
 
 def test_every_public_name_is_a_function_or_a_class():
@@ -112,6 +117,11 @@ def test_every_public_name_is_a_function_or_a_class():
         ("any_leaf", "(path, leaf)"),
         ("stats", "(scores)"),
         ("top_scores", "(scores, k)"),
+        (
+            "sensitivity",
+            "(loss, params, sparsities, spec=Unstructured(sparsity=0.0, per='leaf', "
+            "min_nonzero=1), *, metric=L1(), where=is_weight)",
+        ),
         ("compat.importance", "(array, metric='l1_magnitude', seed=0)"),
         ("compat.lcg", "(seed, n)"),
         (
@@ -228,6 +238,7 @@ def test_documented_errors_are_errors_of_this_package(name):
 
 
 HEADLINE = ["importance", "make_mask", "prune", "report", "plan", "allocate", "stats", "top_scores"]
+HEADLINE += ["sensitivity", *(f"plot.{name}" for name in jp.plot.__all__)]
 
 
 @pytest.mark.parametrize("name", [*HEADLINE, "compat.prune", "compat.lcg", "is_weight"])
@@ -276,7 +287,18 @@ def run(code):
 def test_importing_brings_jax_and_numpy_and_no_framework():
     imported = run("import sys; from jaxprune import *; print(*sys.modules)").split()
     assert "jax" in imported
-    others = {"flax", "optax", "equinox", "haiku", "torch", "tensorflow", "chex", "orbax", "pandas"}
+    others = {
+        "flax",
+        "optax",
+        "equinox",
+        "haiku",
+        "torch",
+        "tensorflow",
+        "chex",
+        "orbax",
+        "pandas",
+        "matplotlib",
+    }
     assert not others & set(imported)
 
 

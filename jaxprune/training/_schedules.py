@@ -57,24 +57,6 @@ class Schedule:
         ]
         return table(["updates", "sparsity"], rows, left=0)
 
-    def plot(self, target: float = 0.9, ax: Any = None) -> Any:
-        """Draws the sparsity over the updates; needs matplotlib.
-
-        Args:
-            target: The sparsity that the spec asks for.
-            ax: The axes to draw on; new ones if None.
-
-        Returns:
-            The axes.
-        """
-        import matplotlib.pyplot as plt  # noqa: PLC0415  # heavy, and only this needs it
-
-        ax = plt.subplots()[1] if ax is None else ax
-        counts = [count for count in range(self.last + 1) if self.fires(count)]
-        ax.step(counts, [float(self.sparsity(count, target)) for count in counts], where="post")
-        ax.set(xlabel="updates", ylabel="sparsity", title=self.name)
-        return ax
-
     def __str__(self) -> str:
         return f"{self.name}, for a target of 0.9\n{self.table()}"
 

@@ -1,0 +1,127 @@
+"""What each command does."""
+
+import argparse
+import csv
+import itertools
+import json
+import sys
+from pathlib import Path
+
+from jaxprune import PruningError
+from jaxprune._report import LeafReport, gathered
+from jaxprune._tree import Where
+from jaxprune.cli._progress import progress
+from jaxprune.cli._specs import metric_of, spec_of, where_of
+from jaxprune.io import (
+    Checkpoint,
+    Pruned,
+    compare_checkpoints,
+    histogram,
+    open_checkpoint,
+    plan_checkpoint,
+    prune_checkpoint,
+    report_checkpoint,
+    report_rows,
+)
+from jaxprune.io._atomic import replacing
+
+
+def prune(options: argparse.Namespace) -> None:
+    """`jaxprune prune`."""
+    with open_checkpoint(options.input) as source:
+        spec, where = spec_of(options, source), where_of(options, source)
+        if options.dry_run:
+            print(plan_checkpoint(source, spec, where=where))
+            return
+        if options.output is None:
+            raise PruningError("prune needs -o OUT, or --dry-run to write nothing.")
+        _refuse_one_place(options.input, options.output, options.mask_out)
+        done = prune_checkpoint(
+            source,
+            options.output,
+            spec,
+            metric=metric_of(options),
+            where=where,
+            mask_target=options.mask_out,
+            with_report=options.report,
+            progress=progress,
+        )
+    if options.report:
+        print(gathered(sorted(done.rows, key=lambda row: row.path)))
+    print(_summary(options, source, done))
+
+
+def report(options: argparse.Namespace) -> None:
+    """`jaxprune report`."""
+    with open_checkpoint(options.input) as source:
+        where = where_of(options, source)
+        if options.html:
+            _refuse_one_place(options.input, options.html)
+            _write_page(options.html, source, where)
+            return
+        found = report_checkpoint(source, where=where, progress=progress)
+    if options.json:
+        print(json.dumps(found.to_dict(), indent=2))
+    elif options.csv:
+        _print_csv(found.rows)
+    else:
+        print(found)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """`jaxprune compare`."""
+    with open_checkpoint(options.a) as a, open_checkpoint(options.b) as b:
+        found = compare_checkpoints(a, b, progress=progress)
+    print(json.dumps(found.to_dict(), indent=2) if options.json else found)
+
+
+def _refuse_one_place(*paths: Path | None) -> None:
+    named = [path for path in paths if path is not None]
+    for a, b in itertools.combinations(named, 2):
+        if a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b)):
+            raise PruningError(
+                f"{a} and {b} are one file: name another output, and rename it afterwards."
+            )
+
+
+def _summary(options: argparse.Namespace, source: Checkpoint, done: Pruned) -> str:
+    spec = spec_of(options, source)
+    asked = spec["*"] if isinstance(spec, dict) else spec
+    share, zero = done.removed / done.total, done.zeros / done.parameters
+    lines = [
+        f"asked     {asked!r} by {options.metric}",
+        f"achieved  {done.removed:,} of {done.total:,} weights removed ({share:.2%}), in "
+        f"{done.tensors:,} of {len(source.tensors):,} tensors; {zero:.2%} of all "
+        f"{done.parameters:,} parameters are zero",
+        f"written   {options.output}",
+    ]
+    if options.mask_out:
+        lines.append(f"masks     {options.mask_out}")
+    return "\n".join(lines)
+
+
+def _write_page(target: Path, source: Checkpoint, where: Where) -> None:
+    from jaxprune.cli._page import LeafView, page  # noqa: PLC0415  # no other command needs it
+
+    leaves = []
+    for row, values in report_rows(source, where=where, progress=progress):
+        if row.count is None or values is None:  # it holds no floats
+            continue
+        zeros = row.count.total - row.count.nonzero
+        what = row.path, row.shape, row.dtype, row.count.total, zeros, row.pattern
+        leaves.append(LeafView(*what, histogram(values), row.in_scope))
+    with replacing(target) as temporary:
+        temporary.write_text(page(source.path.name, leaves), "utf-8")
+    print(f"written   {target}")
+
+
+def _print_csv(rows: tuple[LeafReport, ...]) -> None:
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow(
+        ["path", "shape", "dtype", "total", "nonzero", "sparsity", "pattern", "in_scope", "reason"]
+    )
+    for row in rows:
+        count = row.count
+        numbers = [count.total, count.nonzero, count.sparsity] if count else ["", "", ""]
+        shape = "x".join(map(str, row.shape))
+        out.writerow([row.path, shape, row.dtype, *numbers, row.pattern, row.in_scope, row.reason])

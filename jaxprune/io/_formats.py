@@ -1,0 +1,222 @@
+"""Which format a path means, and how each is opened, copied and made."""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxprune.io._atomic import PART, creating, replacing
+from jaxprune.io._checkpoint import (
+    Array,
+    Checkpoint,
+    CheckpointError,
+    Put,
+    Tensor,
+    Writer,
+    paths_of,
+    raw_bytes,
+)
+from jaxprune.io._msgpack import lay_out_msgpack, open_msgpack
+from jaxprune.io._npz import NpzCopy, NpzFile, NpzWriter
+from jaxprune.io._orbax import OrbaxCopy, OrbaxFolder, OrbaxWriter, is_orbax
+from jaxprune.io._progress import Bar, Progress, quiet
+from jaxprune.io._safetensors import lay_out_safetensors, open_safetensors
+from jaxprune.io._sharded import INDEX, ShardedCopy, ShardedFile, indices_in
+from jaxprune.io._spans import PlacedWriter, SpanWriter
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """What can be done with a format. `copy` takes a source of the same, `make` only a list."""
+
+    name: str
+    open: Callable[[Path], Checkpoint]
+    copy: Callable[[Path, Any], Writer]
+    make: Callable[[Path, Sequence[Tensor], Mapping[str, str]], Writer]
+    is_folder: bool = False
+
+
+def _make_sharded(path: Path, tensors: object, metadata: object) -> Writer:
+    del tensors, metadata
+    raise CheckpointError(
+        f"{path}: shards are written of shards only. Name one file, such as model.safetensors."
+    )
+
+
+_SAFETENSORS = _Format(
+    "safetensors",
+    open_safetensors,
+    SpanWriter,
+    lambda path, *what: PlacedWriter(path, lay_out_safetensors(path, *what)),
+)
+_MSGPACK = _Format(
+    "msgpack",
+    open_msgpack,
+    SpanWriter,
+    lambda path, *what: PlacedWriter(path, lay_out_msgpack(path, *what)),
+)
+_NPZ = _Format("npz", NpzFile, NpzCopy, NpzWriter)
+_SHARDED = _Format("sharded safetensors", ShardedFile, ShardedCopy, _make_sharded, is_folder=True)
+_ORBAX = _Format("Orbax", OrbaxFolder, OrbaxCopy, OrbaxWriter, is_folder=True)
+_SUFFIXES = {".safetensors": _SAFETENSORS, ".npz": _NPZ, ".msgpack": _MSGPACK}
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Opens a checkpoint and lists its tensors; values are read one tensor at a time.
+
+    Args:
+        path: A .safetensors, .npz or .msgpack file, a .safetensors.index.json, a folder that holds
+            one, or a folder that Orbax wrote.
+
+    Returns:
+        The checkpoint, for a `with` statement.
+
+    Raises:
+        CheckpointError: the file is broken, or of no format that is known.
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    path.stat()
+    return _of_source(path).open(path)
+
+
+def _of_source(path: Path) -> _Format:
+    if path.is_dir():
+        return _SHARDED if indices_in(path) and not is_orbax(path) else _ORBAX
+    return _of_name(path)
+
+
+def _of_name(path: Path) -> _Format:
+    if path.name.endswith(INDEX):
+        return _SHARDED
+    if path.suffix in _SUFFIXES:
+        return _SUFFIXES[path.suffix]
+    raise CheckpointError(
+        f"{path} has an extension that means no format: expected {', '.join(_SUFFIXES)}, {INDEX}, "
+        "or a folder, which has none."
+    )
+
+
+def _of_target(target: Path, source: Checkpoint) -> _Format:
+    if target.name.endswith(INDEX):
+        raise CheckpointError(f"{target}: shards and their index are written to a folder: name it.")
+    if target.suffix and not target.is_dir():
+        return _of_name(target)
+    format_ = _of_source(source.path)
+    return format_ if format_.is_folder else _ORBAX
+
+
+@contextmanager
+def rewriting(target: Path, source: Checkpoint, *, progress: Progress = quiet) -> Iterator[Put]:
+    """Writes `target` whole or not at all: what `source` holds, with the values that are put.
+
+    In the format of the source all else is copied byte for byte.
+
+    Args:
+        target: The file or folder to write; its extension says in which format.
+        source: The checkpoint that is rewritten. Every tensor of it is put, in its order.
+        progress: Makes a progress bar of a label and a number of bytes.
+
+    Yields:
+        `put(tensor, array)`.
+
+    Raises:
+        CheckpointError: the target would be the source, or the format cannot hold what is there.
+    """
+    _refuse_itself(target, source)
+    made_of, format_ = _of_source(source.path), _of_target(target, source)
+    if made_of is format_:
+        with _checked(target, format_, progress, lambda path: format_.copy(path, source)) as put:
+            yield put
+        return
+    if source.others:
+        raise CheckpointError(
+            f"{source.path} also holds {', '.join(map(repr, source.others[:3]))}, no plain arrays, "
+            f"and {format_.name} could not keep them: write {made_of.name}."
+        )
+    with making(target, source.tensors, source.metadata, progress=progress, format_=format_) as put:
+        yield put
+
+
+@contextmanager
+def making(
+    target: Path,
+    tensors: Sequence[Tensor],
+    metadata: Mapping[str, str],
+    *,
+    progress: Progress = quiet,
+    format_: _Format | None = None,
+) -> Iterator[Put]:
+    """Writes `target` whole or not at all: these tensors, each of which is put, in their order.
+
+    Args:
+        target: The file to write; its extension says in which format.
+        tensors: What it will hold.
+        metadata: What it will say of itself, if the format can.
+        progress: Makes a progress bar of a label and a number of bytes.
+        format_: The format, if the extension does not say.
+
+    Yields:
+        `put(tensor, array)`.
+    """
+    chosen = format_ or _of_name(target)
+    with _checked(
+        target, chosen, progress, lambda path: chosen.make(path, tensors, metadata)
+    ) as put:
+        yield put
+
+
+def _refuse_itself(target: Path, source: Checkpoint) -> None:
+    if target.exists() and target.samefile(source.path):
+        raise CheckpointError(
+            f"{target} is the input, {source.path}: name another output, and rename it afterwards."
+        )
+
+
+@contextmanager
+def _checked(
+    target: Path, format_: _Format, progress: Progress, write: Callable[[Path], Writer]
+) -> Iterator[Put]:
+    is_file = not format_.is_folder
+    place: Callable[[Path], AbstractContextManager[Path]] = replacing if is_file else creating
+    with _naming(target), place(target) as path:
+        sums: dict[Tensor, int] = {}
+        with write(path) as writer:
+
+            def put(tensor: Tensor, array: Array) -> None:
+                sums[tensor] = zlib.crc32(raw_bytes(array))
+                writer.put(tensor, array)
+
+            yield put
+        with progress("checking", sum(tensor.nbytes for tensor in sums)) as bar:
+            _read_back(format_, path, target, sums, bar)
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Has what the system refuses name the output, and not the file that stands in for it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or PART in str(error.filename):
+            error.filename = str(target)
+        raise
+
+
+def _read_back(
+    format_: _Format, path: Path, target: Path, sums: Mapping[Tensor, int], bar: Bar
+) -> None:
+    found = {}
+    with format_.open(path) as written:
+        for tensor in written.tensors:
+            found[tensor] = zlib.crc32(raw_bytes(written.read(tensor)))
+            bar.update(tensor.nbytes)
+    # By path: a flat format and a tree write the same name in different ways.
+    if _by_path(found) != _by_path(sums):
+        raise CheckpointError(f"{target}: what was written reads back otherwise. Check the disk.")
+
+
+def _by_path(sums: Mapping[Tensor, int]) -> dict[str, int]:
+    return {path: sums[tensor] for tensor, path in paths_of(list(sums)).items()}

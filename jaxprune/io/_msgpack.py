@@ -1,0 +1,289 @@
+"""Flax's msgpack: a tree of maps, with each array in an extension object.
+
+Only the small parts are read: the walk goes from header to header and leaps over the arrays. An
+array is the extension 1, and a NumPy scalar the extension 3, of the object `(shape, dtype name,
+bytes)`; an array above 1 GiB is a map of such chunks.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeGuard
+
+from jaxprune._errors import shown
+from jaxprune.io._checkpoint import (
+    CheckpointError,
+    Tensor,
+    is_possible,
+    known_dtype,
+    numpy_dtype,
+    tree_of,
+)
+from jaxprune.io._spans import Span, SpanFile
+
+_CHUNK = 2**30  # Flax's; what the format allows an object is 4 GiB
+_CHUNKED = "__msgpack_chunked_array__"
+_DEEPEST = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An array: what it is, and where its bytes lie."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    span: Span
+
+
+def open_msgpack(path: Path) -> SpanFile:
+    """Finds the arrays of a Flax msgpack file.
+
+    Raises:
+        CheckpointError: the file is cut, or no such tree.
+    """
+    file = path.open("rb")
+    try:
+        end = file.seek(0, 2)
+        file.seek(0)
+        tree = _Walk(path, file, end).object(0)
+        if file.tell() != end:
+            raise _broken(path, f"{end - file.tell()} bytes follow its end")
+        spans: dict[Tensor, Sequence[Span]] = {}
+        others: list[str] = []
+        for keys, leaf in _flattened(path, tree):
+            if isinstance(leaf, list):
+                shape, dtype = leaf[0], leaf[1].dtype
+                places = [chunk.span for chunk in leaf[1:]]
+                nbytes = sum(stop - start for start, stop in places)
+                spans[_tensor(path, keys, shape, dtype, nbytes)] = places
+            else:
+                others.append("/".join(map(str, keys)))
+    except BaseException:
+        file.close()
+        raise
+    return SpanFile(path, file, spans, others=others)
+
+
+def _broken(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is no whole Flax msgpack file: {what}. Write it again with "
+        "flax.serialization.to_bytes."
+    )
+
+
+def _tensor(path: Path, keys: tuple[Any, ...], shape: Any, dtype: str, nbytes: int) -> Tensor:
+    tensor = Tensor(keys, tuple(shape), dtype, nbytes)
+    if not is_possible(tensor.shape):
+        raise _broken(path, f"{tensor.name!r} has the impossible shape {shown(shape)}")
+    known = numpy_dtype(dtype)
+    if known is not None and tensor.size * known.itemsize != nbytes:
+        raise _broken(
+            path, f"{tensor.name!r} of {dtype} and shape {shown(shape)} cannot take {nbytes} bytes"
+        )
+    return tensor
+
+
+def _flattened(path: Path, node: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """The leaves of a tree that was walked: a list of shape and chunks for an array."""
+    if isinstance(node, _Found):
+        yield keys, [node.shape, node]
+    elif isinstance(node, dict) and _CHUNKED in node:
+        shape, chunks = node.get("shape"), node.get("chunks")
+        if not (
+            _in_turn(shape, int)
+            and _in_turn(chunks, _Found)
+            and isinstance(chunks, dict)
+            and chunks
+        ):
+            raise _broken(path, f"the chunks of {'/'.join(map(str, keys))!r} are out of order")
+        yield keys, [tuple(shape.values()), *chunks.values()]
+    elif isinstance(node, dict):
+        for key, child in node.items():
+            yield from _flattened(path, child, (*keys, key))
+    else:
+        yield keys, node
+
+
+def _in_turn(found: Any, kind: type) -> TypeGuard[dict[str, Any]]:
+    """Whether `found` maps "0", "1", ... to things of a kind, as Flax writes a tuple."""
+    if not isinstance(found, dict) or list(found) != [str(i) for i in range(len(found))]:
+        return False
+    return all(type(each) is kind for each in found.values())
+
+
+# What follows the first byte of an object: how many bytes of length (or value), and what it is.
+_HEADS = {
+    **{0xC0 + i: (0, "other") for i in range(4)},
+    **{0xC4 + i: (1 << i, "bytes") for i in range(3)},
+    **{0xC7 + i: (1 << i, "extension") for i in range(3)},
+    **{0xCA + i: (4 << i, "float") for i in range(2)},
+    **{0xCC + i: (1 << i, "unsigned") for i in range(4)},
+    **{0xD0 + i: (1 << i, "signed") for i in range(4)},
+    **{0xD9 + i: (1 << i, "text") for i in range(3)},
+    **{0xDC + i: (2 << i, "array") for i in range(2)},
+    **{0xDE + i: (2 << i, "map") for i in range(2)},
+}
+_NOTHING = object()  # a value that is no integer, no text and no array
+
+
+class _Walk:
+    """Reads objects from a file one after the other; arrays by their place alone."""
+
+    def __init__(self, path: Path, file: BinaryIO, end: int) -> None:
+        self.path, self.file, self.end = path, file, end
+
+    def object(self, depth: int) -> Any:
+        """The next object."""
+        if depth > _DEEPEST:
+            raise _broken(self.path, f"it is nested deeper than {_DEEPEST}")
+        kind, value = self.head()
+        if kind == "integer":
+            return value
+        if kind == "text":
+            return self.text(value)
+        if kind == "array":
+            return dict(enumerate(self.object(depth + 1) for _ in range(self.checked(value))))
+        if kind == "map":
+            return self.mapping(self.checked(value), depth)
+        if kind == "extension":
+            return self.extension(value)
+        self.skip(value)
+        return _NOTHING
+
+    def head(self) -> tuple[str, int]:
+        """The kind of the next object, and its value or its length."""
+        first = self.take(1)[0]
+        if first < 0x80 or first >= 0xE0:
+            return "integer", first if first < 0x80 else first - 0x100
+        if first < 0xC0:
+            low = first & (0x1F if first >= 0xA0 else 0x0F)
+            return ("text" if first >= 0xA0 else "array" if first >= 0x90 else "map"), low
+        if 0xD4 <= first <= 0xD8:
+            return "extension", 1 << (first - 0xD4)
+        width, kind = _HEADS.get(first) or self.fail(f"byte {first:#x} begins no object")
+        if kind in ("other", "float"):
+            return "other", width
+        value = int.from_bytes(self.take(width), "big", signed=kind == "signed")
+        return ("integer" if kind in ("signed", "unsigned") else kind), value
+
+    def mapping(self, count: int, depth: int) -> dict[str | int, Any]:
+        """The `count` entries of a map."""
+        found: dict[str | int, Any] = {}
+        for _ in range(count):
+            key = self.object(depth + 1)
+            if not isinstance(key, str | int) or key in found:
+                self.fail(f"{shown(key)} is no key of its own")
+            found[key] = self.object(depth + 1)
+        return found
+
+    def extension(self, length: int) -> Any:
+        """An array; the object `(shape, dtype name, bytes)`."""
+        code = self.take(1)[0]
+        stop = self.file.tell() + length
+        if code not in (1, 3):
+            self.skip(length)
+            return _NOTHING
+        if self.head() == ("array", 3):
+            shape, dtype = self.object(0), self.object(0)
+            kind, size = self.head()
+            start = self.file.tell()
+            sides = list(shape.values()) if isinstance(shape, dict) else [-1]
+            whole = all(type(side) is int for side in sides) and is_possible(sides)
+            ends = kind == "bytes" and start + size == stop <= self.end
+            if whole and ends and isinstance(dtype, str):
+                self.file.seek(stop)
+                return _Found(tuple(sides), dtype, (start, stop))
+        return self.fail("an array is not made of shape, dtype and bytes")
+
+    def text(self, length: int) -> str:
+        """Text of so many bytes."""
+        try:
+            return self.take(length).decode()
+        except UnicodeDecodeError:
+            return self.fail("a text is not UTF-8")
+
+    def take(self, length: int) -> bytes:
+        """The next bytes."""
+        self.checked(length)
+        return self.file.read(length)
+
+    def skip(self, length: int) -> None:
+        """Leaps over bytes."""
+        self.file.seek(self.checked(length), 1)
+
+    def checked(self, length: int) -> int:
+        """A length, if the file goes on for so long: each entry takes a byte or more."""
+        if length > self.end - self.file.tell():
+            self.fail(f"it ends within an object of {length} bytes or entries")
+        return length
+
+    def fail(self, what: str) -> Any:
+        """Refuses the file."""
+        raise _broken(self.path, f"{what}, near byte {self.file.tell()}")
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def lay_out_msgpack(
+    path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, str]
+) -> dict[Tensor, list[Span]]:
+    """Writes all of a Flax msgpack file but the values, and says where they go."""
+    del metadata  # the format has none
+    spans: dict[Tensor, list[Span]] = {}
+    for tensor in tensors:
+        known_dtype(tensor, path, "msgpack")
+    with path.open("r+b") as file:
+        _lay(file, tree_of(tensors), spans)
+        file.truncate()
+    return spans
+
+
+def _lay(file: BinaryIO, node: Any, spans: dict[Tensor, list[Span]]) -> None:
+    if isinstance(node, Tensor) and node.nbytes > _CHUNK:
+        spans[node] = _lay_chunks(file, node)
+    elif isinstance(node, Tensor):
+        spans[node] = [_lay_array(file, node.shape, node.dtype, node.nbytes)]
+    else:
+        file.write(_map(len(node)))
+        for key, child in node.items():
+            file.write(_text(str(key)))
+            _lay(file, child, spans)
+
+
+def _lay_chunks(file: BinaryIO, tensor: Tensor) -> list[Span]:
+    itemsize = tensor.nbytes // tensor.size
+    step = _CHUNK // itemsize * itemsize
+    sizes = [min(step, tensor.nbytes - at) for at in range(0, tensor.nbytes, step)]
+    file.write(_map(3) + _text(_CHUNKED) + b"\xc3" + _text("shape") + _map(len(tensor.shape)))
+    for i, side in enumerate(tensor.shape):
+        file.write(_text(str(i)) + _integer(side))
+    file.write(_text("chunks") + _map(len(sizes)))
+    spans = []
+    for i, size in enumerate(sizes):
+        file.write(_text(str(i)))
+        spans.append(_lay_array(file, (size // itemsize,), tensor.dtype, size))
+    return spans
+
+
+def _lay_array(file: BinaryIO, shape: Sequence[int], dtype: str, nbytes: int) -> Span:
+    head = b"\x93\xdc" + struct.pack(">H", len(shape)) + b"".join(map(_integer, shape))
+    head += _text(dtype) + b"\xc6" + struct.pack(">I", nbytes)
+    file.write(b"\xc9" + struct.pack(">IB", len(head) + nbytes, 1) + head)
+    start = file.tell()
+    file.seek(nbytes, 1)
+    return start, start + nbytes
+
+
+def _map(length: int) -> bytes:
+    return b"\xdf" + struct.pack(">I", length)
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return b"\xdb" + struct.pack(">I", len(raw)) + raw
+
+
+def _integer(value: int) -> bytes:
+    return b"\xcf" + struct.pack(">Q", value)

@@ -1,0 +1,241 @@
+"""Pruning a checkpoint tensor by tensor: what `prune` makes of all of it at once, to the bit."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune._masks import make_mask
+from jaxprune._metrics import L1, Metric, importance
+from jaxprune._plan import Plan, PlanRow, plan
+from jaxprune._report import LeafReport
+from jaxprune._specs import Unstructured, budget_of, pruned_count
+from jaxprune._tree import Where, any_leaf, is_prunable, is_weight
+from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
+from jaxprune.io._formats import making, rewriting
+from jaxprune.io._lowest import Cut, Ordered, find_cut, magnitudes, survivors, unsigned_of
+from jaxprune.io._progress import Progress, quiet
+from jaxprune.io._report import tensor_report
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What became of a checkpoint.
+
+    Attributes:
+        tensors: How many tensors were pruned.
+        total: The weights they hold.
+        removed: How many of these the masks do not keep.
+        parameters: The weights of all floating tensors.
+        zeros: How many of those are zero now.
+        rows: A report's rows, in the checkpoint's order; empty if none was asked for.
+    """
+
+    tensors: int = 0
+    total: int = 0
+    removed: int = 0
+    parameters: int = 0
+    zeros: int = 0
+    rows: tuple[LeafReport, ...] = ()
+
+
+def plan_checkpoint(source: Checkpoint, spec: Any, *, where: Where = is_weight) -> Plan:
+    """Says what `prune_checkpoint` would do; reads no values.
+
+    Args:
+        source: An open checkpoint.
+        spec: As for `jaxprune.make_mask`.
+        where: As for `jaxprune.make_mask`.
+
+    Returns:
+        The plan of the tree {path: tensor}.
+    """
+    return plan(
+        {path: tensor for tensor, path in paths_of(source.tensors).items()}, spec, where=where
+    )
+
+
+def prune_checkpoint(
+    source: Checkpoint,
+    target: Path,
+    spec: Any,
+    *,
+    metric: Metric = L1(),  # noqa: B008  # frozen and empty
+    where: Where = is_weight,
+    mask_target: Path | None = None,
+    with_report: bool = False,
+    progress: Progress = quiet,
+) -> Pruned:
+    """Prunes a checkpoint of any size into another file.
+
+    The values are those that `jaxprune.prune` gives for the whole tree, under a global budget too.
+    One tensor at a time is in memory.
+
+    Args:
+        source: An open checkpoint.
+        target: The file or folder to write; its extension says in which format.
+        spec: A spec, or rules by path patterns, as for `jaxprune.make_mask`.
+        metric: How weights are scored.
+        where: Which tensors may be pruned.
+        mask_target: A file for the masks, by the names of their tensors: bool, True = kept.
+        with_report: Whether to look for patterns too, which takes longer.
+        progress: Makes a progress bar of a label and a number of bytes.
+
+    Returns:
+        What was done.
+
+    Raises:
+        PruningError: as `jaxprune.prune` does, and for files that are broken; then nothing is
+            written.
+        OSError: a file cannot be read or written; then nothing is written.
+    """
+    rows = {row.path: row for row in plan_checkpoint(source, spec, where=where).rows}
+    with wide_types(source.tensors):
+        work = _Work(source, metric, rows)
+        return _written(work, target, mask_target, with_report, progress)
+
+
+def _written(
+    work: "_Work", target: Path, mask_target: Path | None, with_report: bool, progress: Progress
+) -> Pruned:
+    source = work.source
+    done, reports = Pruned(), []
+    masked = [_mask_of(tensor) for tensor in source.tensors if work.row(tensor).spec is not None]
+    with ExitStack() as stack:
+        put = stack.enter_context(rewriting(target, source, progress=progress))
+        put_mask = stack.enter_context(making(mask_target, masked, {})) if mask_target else None
+        work.share_budgets(progress)  # now that the outputs are known to be possible
+        bar = stack.enter_context(progress("pruning", sum(t.nbytes for t in source.tensors)))
+        for tensor in source.tensors:
+            array, kept = work.pruned(tensor)
+            put(tensor, array)
+            if put_mask and kept is not None:
+                put_mask(_mask_of(tensor), kept)
+            done = _counted(done, tensor, array, kept)
+            if with_report:
+                row = work.row(tensor)
+                reports.append(tensor_report(row.path, tensor, array, kept, row.reason))
+            bar.update(tensor.nbytes)
+    return replace(done, rows=tuple(reports))
+
+
+def _mask_of(tensor: Tensor) -> Tensor:
+    return Tensor(tensor.keys, tensor.shape, "bool", tensor.size)
+
+
+def _counted(done: Pruned, tensor: Tensor, array: Array, kept: Array | None) -> Pruned:
+    if not is_prunable(tensor):
+        return done
+    done = replace(
+        done,
+        parameters=done.parameters + tensor.size,
+        zeros=done.zeros + tensor.size - int(np.count_nonzero(array)),
+    )
+    if kept is None:
+        return done
+    removed = done.removed + tensor.size - int(np.count_nonzero(kept))
+    return replace(done, tensors=done.tensors + 1, total=done.total + tensor.size, removed=removed)
+
+
+@dataclass
+class _Work:
+    """What is pruned and how; and how many weights each tensor loses to a shared budget."""
+
+    source: Checkpoint
+    metric: Metric
+    rows: dict[str, PlanRow]
+
+    def __post_init__(self) -> None:
+        self.paths = paths_of(self.source.tensors)
+        self._counts: dict[Tensor, int] = {}
+        self._cuts: dict[Tensor, Cut[Tensor]] = {}
+        self._dtypes = self._score_dtypes()
+
+    def row(self, tensor: Tensor) -> PlanRow:
+        """What the plan says of a tensor."""
+        return self.rows[self.paths[tensor]]
+
+    def pruned(self, tensor: Tensor) -> tuple[Array, Array | None]:
+        """The values of a tensor without what goes, and the mask; None if it is left dense."""
+        array = self.source.read(tensor)
+        spec = self.row(tensor).spec
+        if spec is None:
+            return array, None
+        kept = self._kept(tensor, array, spec)
+        bits = array.view(unsigned_of(array.dtype))
+        np.multiply(bits, kept, out=bits)  # of integers: NaN under a False is gone, and no -0.0
+        return array, kept
+
+    def _kept(self, tensor: Tensor, array: Array, spec: Any) -> Array:
+        if isinstance(spec, Unstructured) and spec.per in ("leaf", "global"):
+            ordered = self._ordered(tensor, array)
+            width = 8 * self._dtypes[tensor].itemsize
+            if spec.per == "leaf":
+                count = int(budget_of(spec, tensor.shape).lost(spec.sparsity))
+            else:
+                count = self._share(tensor, ordered)
+            return survivors(ordered, count, width=width).reshape(tensor.shape)
+        path = self.paths[tensor]
+        scores = importance({path: array}, self.metric)
+        return np.asarray(make_mask(scores, spec, where=any_leaf)[path])
+
+    def _ordered(self, tensor: Tensor, array: Array) -> Ordered:
+        """A tensor in the order of its scores, of the dtype in which they are compared."""
+        dtype = self._dtypes[tensor]
+        if isinstance(self.metric, L1):
+            return Ordered(
+                array.reshape(-1), lambda piece: magnitudes(piece).astype(dtype, copy=False)
+            )
+        path = self.paths[tensor]
+        scores = np.asarray(importance({path: array}, self.metric)[path])
+        return Ordered(scores.reshape(-1), lambda piece: piece.astype(dtype, copy=False))
+
+    def _share(self, tensor: Tensor, ordered: Ordered) -> int:
+        if tensor in self._cuts:
+            return self._cuts[tensor].take(tensor, ordered.pieces())
+        return self._counts.get(tensor, 0)
+
+    def share_budgets(self, progress: Progress) -> None:
+        """Finds out what each tensor gives to a budget that it shares with others."""
+        pools: dict[tuple[str, int], list[Tensor]] = {}
+        for tensor in self.source.tensors:
+            row = self.row(tensor)
+            if isinstance(row.spec, Unstructured) and row.spec.per == "global":
+                pools.setdefault((row.rule, id(row.spec)), []).append(tensor)
+        for pool in pools.values():
+            self._share_budget(pool, self.row(pool[0]).spec, progress)
+
+    def _share_budget(self, pool: list[Tensor], spec: Unstructured, progress: Progress) -> None:
+        count = int(pruned_count(spec.sparsity, sum(tensor.size for tensor in pool)))
+        count = min(count, sum(tensor.size - spec.min_nonzero for tensor in pool))
+        if not count:
+            return
+        widest = functools.reduce(jnp.promote_types, [self._dtypes[tensor] for tensor in pool])
+        self._dtypes |= dict.fromkeys(pool, np.dtype(widest))
+        width = 8 * np.dtype(widest).itemsize
+        in_order = sorted(pool, key=lambda tensor: tensor.keys)  # as JAX sorts a dict
+        passes = width // 16 + (in_order != pool)
+        with progress("counting", passes * sum(tensor.nbytes for tensor in pool)) as bar:
+
+            def pieces(tensor: Tensor) -> Iterator[Array]:
+                yield from self._ordered(tensor, self.source.read(tensor)).pieces()
+                bar.update(tensor.nbytes)
+
+            cut = find_cut(pool, pieces, count, held=spec.min_nonzero, width=width)
+            if in_order == pool:  # then each gives what is left while it is written
+                self._cuts |= dict.fromkeys(pool, cut)
+            else:
+                self._counts |= {tensor: cut.take(tensor, pieces(tensor)) for tensor in in_order}
+
+    def _score_dtypes(self) -> dict[Tensor, np.dtype[Any]]:
+        """What the metric scores each tensor in that is pruned."""
+        tensors = [tensor for tensor in self.source.tensors if self.row(tensor).spec is not None]
+        some = {t.dtype: jax.ShapeDtypeStruct((2, 2), jnp.dtype(t.dtype)) for t in tensors}
+        scores = jax.eval_shape(functools.partial(importance, metric=self.metric), some)
+        return {tensor: np.dtype(scores[tensor.dtype].dtype) for tensor in tensors}

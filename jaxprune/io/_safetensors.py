@@ -1,0 +1,195 @@
+"""safetensors: eight bytes of length, a JSON header, and the tensors end to end.
+
+The header is read here and not by the safetensors package, so that listing reads nothing else, so
+that a header which lies is refused with a sentence that says where, and so that a pruned file can
+keep it byte for byte.
+"""
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxprune._errors import shown
+from jaxprune.io._checkpoint import CheckpointError, Tensor, is_possible, numpy_dtype
+from jaxprune.io._spans import Span, SpanFile
+
+_LONGEST = 100_000_000  # what the format allows a header
+_METADATA = "__metadata__"
+
+# The format's dtypes, by the names NumPy and ml_dtypes give them.
+_NAMES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+_CODES = {name: code for code, name in _NAMES.items()}
+# Several of these share a byte: they are passed through.
+_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+
+
+def open_safetensors(path: Path) -> SpanFile:
+    """Reads the header of a safetensors file.
+
+    Raises:
+        CheckpointError: the header is broken, or does not fit the file.
+    """
+    file = path.open("rb", buffering=0)
+    try:
+        end = file.seek(0, 2)
+        file.seek(0)
+        length = int.from_bytes(file.read(8), "little")
+        if end < 8 or length > min(_LONGEST, end - 8):
+            raise _broken(
+                path,
+                f"its header claims {length} bytes in a file of {end} (at most {_LONGEST})",
+            )
+        header = _parsed(path, file.read(length))
+        metadata = _metadata(path, header.pop(_METADATA, {}))
+        spans = _spans(path, header, 8 + length, end)
+    except BaseException:
+        file.close()
+        raise
+    return SpanFile(path, file, spans, metadata=metadata)
+
+
+def _broken(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is no whole safetensors file: {what}. Copy or download it again."
+    )
+
+
+def _parsed(path: Path, raw: bytes) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+            raise _broken(path, f"its header names {shown(twice)} twice")
+        return found
+
+    try:
+        header = json.loads(raw.decode(), object_pairs_hook=once, parse_int=_integer)
+        json.dumps(header, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
+        what = shown(str(error)) if isinstance(error, ValueError) else "nested too deep"
+        raise _broken(path, f"its header is not JSON ({what})") from None
+    if not isinstance(header, dict) or raw[:1] != b"{":
+        raise _broken(path, "its header is not a JSON object")
+    return header
+
+
+def _integer(text: str) -> int:
+    # JSON's -0 is no integer to other readers.
+    return int(text) if text != "-0" else -1
+
+
+def _metadata(path: Path, found: Any) -> dict[str, str]:
+    if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
+        return found
+    raise _broken(path, f"{_METADATA} should map text to text, got {shown(found)}")
+
+
+def _spans(
+    path: Path, header: Mapping[str, Any], start: int, end: int
+) -> dict[Tensor, Sequence[Span]]:
+    found = [_described(path, name, entry) for name, entry in header.items()]
+    found.sort(key=lambda item: item[1])
+    at = 0
+    for tensor, (first, last) in found:
+        if first != at:
+            what = "overlaps what is before it" if first < at else "leaves a hole before it"
+            raise _broken(path, f"{shown(tensor.name)} starts at byte {first}, not {at}: it {what}")
+        at = last
+    if start + at != end:
+        raise _broken(path, f"its tensors take {at} bytes, and the file has {end - start} for them")
+    return {tensor: [(start + first, start + last)] for tensor, (first, last) in found}
+
+
+def _described(path: Path, name: str, entry: Any) -> tuple[Tensor, Span]:
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    code, shape, place = (fields.get(field, []) for field in ("dtype", "shape", "data_offsets"))
+    if set(fields) != {"dtype", "shape", "data_offsets"}:
+        raise _broken(
+            path,
+            f"{shown(name)} should have dtype, shape and data_offsets, got {shown(entry)}",
+        )
+    if not isinstance(code, str) or code not in _NAMES | _BITS:
+        raise _broken(path, f"{shown(name)} has the unknown dtype {shown(code)}")
+    if not _counts(shape) or not is_possible(shape):
+        raise _broken(path, f"{shown(name)} has the impossible shape {shown(shape)}")
+    if not _counts(place) or len(place) != 2 or place[0] > place[1]:
+        raise _broken(path, f"{shown(name)} has the impossible offsets {shown(place)}")
+    bits = _BITS.get(code) or 8 * _itemsize(_NAMES[code])
+    first, last = place
+    if math.prod(shape) * bits != 8 * (last - first):
+        raise _broken(
+            path,
+            f"{shown(name)} of {code} and shape {shown(shape)} cannot take {last - first} bytes",
+        )
+    return Tensor((name,), tuple(shape), _NAMES.get(code, code), last - first), (first, last)
+
+
+def _counts(value: Any) -> bool:
+    whole = isinstance(value, list) and all(type(each) is int for each in value)
+    # What a 64-bit reader could not hold is absurd, and Python would print all its digits.
+    return whole and all(0 <= each < 2**63 for each in value)
+
+
+def _itemsize(name: str) -> int:
+    dtype = numpy_dtype(name)
+    assert dtype is not None
+    return dtype.itemsize
+
+
+def lay_out_safetensors(
+    path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, str]
+) -> dict[Tensor, list[Span]]:
+    """Writes the header of a safetensors file, and says where the values go.
+
+    Raises:
+        CheckpointError: the format lacks a dtype.
+    """
+    header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
+    ends = list(itertools.accumulate((tensor.nbytes for tensor in tensors), initial=0))
+    places = list(itertools.pairwise(ends))
+    for tensor, place in zip(tensors, places, strict=True):
+        if tensor.dtype not in _CODES or tensor.name == _METADATA:
+            raise CheckpointError(
+                f"{tensor.name!r} of dtype {tensor.dtype} has no place in a safetensors file: "
+                "write the format that was read."
+            )
+        header[tensor.name] = {
+            "dtype": _CODES[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": place,
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at multiples of eight
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + ends[-1])
+    start = 8 + len(text)
+    return {
+        tensor: [(start + first, start + last)]
+        for tensor, (first, last) in zip(tensors, places, strict=True)
+    }

@@ -1,0 +1,113 @@
+"""Sharded safetensors: an index that says which tensor lies in which file beside it."""
+
+import json
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from jaxprune._errors import shown
+from jaxprune.io._checkpoint import Array, CheckpointError, Tensor
+from jaxprune.io._safetensors import open_safetensors
+from jaxprune.io._spans import SpanFile, SpanWriter
+
+INDEX = ".safetensors.index.json"
+
+
+class ShardedFile:
+    """The shards of an index, as one checkpoint: shard by shard, each in its own order."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.index = _index_in(path)
+        names = _weight_map(self.index)
+        self.shards: dict[str, SpanFile] = {}
+        self.others: list[str] = []
+        self._open = ExitStack()
+        try:
+            for name in dict.fromkeys(names.values()):
+                self.shards[name] = self._open.enter_context(
+                    open_safetensors(self.index.parent / name)
+                )
+            self._check(names)
+        except BaseException:
+            self._open.close()
+            raise
+        self.home = {tensor: shard for shard in self.shards.values() for tensor in shard.tensors}
+        self.tensors = list(self.home)
+        self.metadata = {k: v for shard in self.shards.values() for k, v in shard.metadata.items()}
+
+    def _check(self, names: dict[str, str]) -> None:
+        found = [(t.name, name) for name, shard in self.shards.items() for t in shard.tensors]
+        strays = set(names.items()) ^ set(found)
+        if strays or len(found) != len(names):
+            tensor, shard = min(strays, default=("?", "?"))
+            raise CheckpointError(
+                f"{self.index} and its shards do not agree on {tensor!r} in {shard!r}: copy or "
+                "download them again."
+            )
+
+    def read(self, tensor: Tensor) -> Array:
+        """The values of `tensor`."""
+        return self.home[tensor].read(tensor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+
+def indices_in(folder: Path) -> list[Path]:
+    """The indices of sharded checkpoints that lie in a folder."""
+    return sorted(folder.glob(f"*{INDEX}"))
+
+
+def _index_in(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = indices_in(path)
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(index.name for index in found) or "none"
+    raise CheckpointError(f"{path} should hold one *{INDEX}, got {names}: name the file.")
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        found: Any = json.loads(index.read_bytes())
+        names = found["weight_map"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        raise CheckpointError(f"{index} is no index: expected JSON with a weight_map.") from None
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{index} is no index: its weight_map is {shown(names)}.")
+    for shard in names.values():
+        # An index from elsewhere shall not reach outside its folder.
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise CheckpointError(
+                f"{index} names the shard {shown(shard)}: expected a file name without folders."
+            )
+    return names
+
+
+class ShardedCopy:
+    """Copies an index and its shards into a folder, with other bytes in the places of tensors."""
+
+    def __init__(self, folder: Path, source: ShardedFile) -> None:
+        self._folder = folder
+        self._source = source
+        self._writers = {
+            id(shard): SpanWriter(folder / name, shard) for name, shard in source.shards.items()
+        }
+
+    def put(self, tensor: Tensor, array: Array) -> None:
+        """Writes the next tensor to its shard."""
+        self._writers[id(self._source.home[tensor])].put(tensor, array)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for writer in self._writers.values():
+            writer.__exit__(*error)
+        shutil.copyfile(self._source.index, self._folder / self._source.index.name)
