@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 import jaxprune as jp
-from benchmarks import networks, training
+from benchmarks import networks, training, zeros
 from benchmarks.race import Contender, Line, Row, race
 
 Host: TypeAlias = np.ndarray[Any, Any]
@@ -42,6 +42,7 @@ def all_rows() -> list[Row]:
         Row("apply_mask", _apply_mask),
         Row("report, with a mask", _report),
         *training.rows(),
+        *zeros.rows(),
     ]
 
 
