@@ -204,10 +204,33 @@ def test_rigl_grows_where_gradients_are_largest():
     assert (found & ~old.ravel()).sum() > 0
 
 
+@pytest.mark.parametrize("rule", [jp.rigl(0.5), jp.sparse_evolution(0.5), jp.acdc()])
+def test_nothing_grows_before_the_first_update(rule):
+    weights = {"kernel": jnp.asarray(RNG.normal(size=(20, 10)), jnp.float32)}
+    start = {"schedule": jp.constant(0, 9, every=3), "rule": rule, "key": jax.random.key(0)}
+    state = jp.sparsify(optax.sgd(0.1), 0.5, **start).init(weights)
+    chex.assert_trees_all_equal(jp.current(state).mask, jp.prune(weights, 0.5)[1])
+    given = jp.prune(weights, 0.5, metric=jp.Random(jax.random.key(1)))[1]
+    state = jp.sparsify(optax.sgd(0.1), 0.5, mask=given, **start).init(weights)
+    chex.assert_trees_all_equal(jp.current(state).mask, given)
+
+
+def test_gradients_are_not_averaged_before_there_are_any():
+    taylor = jp.averaged(jp.Taylor)
+    for schedule in (jp.one_shot(), jp.constant(0, 9)):
+        with pytest.raises(jp.PruningError, match="has seen no gradients: begin later"):
+            jp.sparsify(optax.sgd(0.1), 0.5, schedule=schedule, metric=taylor)
+    tx = jp.sparsify(optax.sgd(0.1), 0.5, schedule=jp.gradual(0, 9), metric=taylor)
+    assert all(mask.all() for mask in kernels(tx.init(PARAMS).mask).values())
+
+
 def test_rigl_may_grow_by_gradients_averaged_over_updates():
     decay = 0.75
     tx = jp.sparsify(
-        optax.sgd(0.0), 0.5, schedule=jp.constant(0, 8, every=4), rule=jp.rigl(0.5, decay=decay)
+        optax.set_to_zero(),
+        0.5,
+        schedule=jp.constant(0, 8, every=4),
+        rule=jp.rigl(0.5, decay=decay),
     )
     params = {"kernel": jnp.asarray(RNG.normal(size=(20, 10)), jnp.float32)}
     state = tx.init(params)

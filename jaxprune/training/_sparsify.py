@@ -110,9 +110,6 @@ def sparsify(
             wanted = allocate(params, float(spec), rule.allocation, where=where)
         return found, decide(found, wanted, where)[0]
 
-    def choose(params: Any, before: Before, count: Any) -> list[Any]:
-        return chosen(*decided(params), before, How(schedule, rule, metric), count)
-
     def init(params: Any) -> SparsifyState:
         if not any(is_array(leaf.value) for leaf in leaves(params)):
             # Optax finds what is shaped like the parameters by a placeholder for them.
@@ -126,7 +123,9 @@ def sparsify(
             for i, leaf in enumerate(found)
         ]
         if schedule.fires(0):
-            kept = choose(params, Before(kept, zeros, zeros, key), 0)
+            # Nothing grows before there are gradients to say what.
+            how = How(schedule, Rule(), metric)
+            kept = chosen(found, decisions, Before(kept, (), zeros, None), how, 0)
         state = inner.init(params)
         if ours(state):
             raise PruningError(
@@ -147,15 +146,12 @@ def sparsify(
     def update(
         updates: Any, state: SparsifyState, params: Any = None, **extra: Any
     ) -> tuple[Any, SparsifyState]:
-        if params is None:
-            raise PruningError(
-                "sparsify makes zeros of parameters, and needs them: call "
-                "tx.update(grads, state, params)."
-            )
+        _check_given(params, "sparsify")
         tree = unpack(state.mask, params) if packed else state.mask
-        kept = _fitting(params, tree, decided(params)[1])
+        found, decisions = decided(params)
+        kept = _fitting(params, tree, decisions)
         grads = _values(params, updates, "updates")
-        weights = [leaf.value for leaf in leaves(params)]
+        weights = [leaf.value for leaf in found]
         seen = rebuild(updates, [_where(m, g, 0) for m, g in zip(kept, grads, strict=True)])
         moved, memory = inner.update(seen, state.inner, params, **extra)
         steps_ = _values(params, moved, "updates")
@@ -166,7 +162,8 @@ def sparsify(
             growth = blended(_values(params, state.growth, "the state's growth"), grads, rule.decay)
 
         def anew(kept: list[Any]) -> list[Any]:
-            return choose(params, Before(kept, growth, averages, _folded(state.key, count)), count)
+            before = Before(kept, growth, averages, _folded(state.key, count))
+            return chosen(found, decisions, before, How(schedule, rule, metric), count)
 
         # After an update that chose a mask; one that `init` chose is carried out by the first.
         due = (state.count > 0) & (schedule.fires(state.count) | (state.count == 1))
@@ -227,11 +224,7 @@ def keep_mask(mask: Any) -> "optax.GradientTransformationExtraArgs":
         updates: Any, state: KeepMaskState, params: Any = None, **extra: Any
     ) -> tuple[Any, KeepMaskState]:
         del extra
-        if params is None:
-            raise PruningError(
-                "keep_mask makes zeros of parameters, and needs them: call "
-                "tx.update(grads, state, params)."
-            )
+        _check_given(params, "keep_mask")
         kept = _values(params, state.mask, "the state's mask")
         steps = _values(params, updates, "updates")
         weights = [leaf.value for leaf in leaves(params)]
@@ -370,6 +363,11 @@ def _check_arguments(inner: Any, schedule: Any, metric: Any, rule: Any, steps: A
             f"schedule is one of jp.one_shot, jp.gradual, jp.constant and jp.periodic, called: got "
             f"{shown(schedule)}."
         )
+    if isinstance(metric, Averaged) and schedule.fires(0) and _begins_sparse(schedule):
+        raise PruningError(
+            f"{schedule.name} prunes before the first update, when an averaged metric has seen no "
+            "gradients: begin later."
+        )
     if schedule.falls and rule.grow is None:
         raise InvalidSparsity(
             f"the sparsity of {schedule.name} falls, and the rule grows no weights: pass "
@@ -382,3 +380,16 @@ def _check_arguments(inner: Any, schedule: Any, metric: Any, rule: Any, steps: A
             f"{schedule.name} meets its target after {schedule.last} updates, and the training "
             f"makes {steps}: end it earlier."
         )
+
+
+def _check_given(params: Any, name: str) -> None:
+    if params is None:
+        raise PruningError(
+            f"{name} makes zeros of parameters, and needs them: call "
+            "tx.update(grads, state, params)."
+        )
+
+
+def _begins_sparse(schedule: Schedule) -> bool:
+    with jax.ensure_compile_time_eval():
+        return float(schedule.sparsity(0, 0.5)) > 0
