@@ -129,10 +129,9 @@ def _static(training, key, _, spec):
 
 
 def _acdc(training, key, _, spec):
-    """Phases of a twentieth, and the last quarter sparse."""
-    steps = training.steps
-    phase = max(steps // 20, 1)
-    schedule = jp.periodic(steps // 10, 3 * steps // 4, sparse=phase, dense=phase)
+    """Phases of a tenth in turn, and from seven tenths on sparse for good."""
+    tenth = max(training.steps // 10, 1)
+    schedule = jp.periodic(tenth, 7 * tenth, sparse=tenth, dense=tenth)
     return _sparsified(training, key, spec, schedule=schedule, rule=jp.acdc())
 
 
