@@ -128,11 +128,19 @@ def _static(training, key, _, spec):
     return training.fit(params, key, lambda tx: _kept(tx, mask)), ()
 
 
+def phases(steps):
+    """AC/DC's: phases of a tenth in turn, and from seven tenths on sparse for good."""
+    tenth = max(steps // 10, 1)
+    return jp.periodic(tenth, 7 * tenth, sparse=tenth, dense=tenth)
+
+
 def _acdc(training, key, _, spec):
-    """Phases of a tenth in turn, and from seven tenths on sparse for good."""
-    tenth = max(training.steps // 10, 1)
-    schedule = jp.periodic(tenth, 7 * tenth, sparse=tenth, dense=tenth)
-    return _sparsified(training, key, spec, schedule=schedule, rule=jp.acdc())
+    return _sparsified(training, key, spec, schedule=phases(training.steps), rule=jp.acdc())
+
+
+def _early(training, key, _, spec):
+    """What AC/DC would be without its phases: pruned once, when its first one begins."""
+    return _sparsified(training, key, spec, schedule=jp.one_shot(training.steps // 10))
 
 
 def _through(decay):
@@ -211,6 +219,7 @@ METHODS = {
     "RigL": Method(_nothing, _moving(jp.rigl())),
     "AC/DC": Method(_nothing, _acdc),
     "AC/DC, global": Method(_nothing, _acdc, "global"),
+    "pruned at a tenth": Method(_nothing, _early),
     "STE": Method(_nothing, _through(0.0)),
     "SR-STE": Method(_nothing, _through(2e-4)),
     "lottery, start": _ticket(0.0),

@@ -90,7 +90,7 @@ def text():
         return params | {"head": _layer(next(keys), (_WIDTH, size), 1.0)}
 
     def batch(key):
-        starts = jax.random.randint(key, (16, 1), 0, len(train) - _CONTEXT)
+        starts = jax.random.randint(key, (8, 1), 0, len(train) - _CONTEXT)
         return train[starts + jnp.arange(_CONTEXT + 1)]
 
     def loss(params, batch):
