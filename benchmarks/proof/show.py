@@ -1,6 +1,6 @@
 """Shows what was saved: tables in Markdown, and a picture.
 
-python -m benchmarks.proof.show benchmarks/proof/results/*.json --picture docs/results.svg
+python -m benchmarks.proof.show mlp.json conv.json text.json --picture docs/results.svg
 """
 
 import argparse
@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-_TITLES = {"mlp": "MLP, digits", "conv": "ConvNet, digits", "text": "Transformer, text"}
+_TITLES = {"mlp": "MLP on digits", "conv": "ConvNet on digits", "text": "Transformer on text"}
 # Okabe and Ito's colours, which everyone can tell apart, and a shape besides.
 _STYLES = {
     "one-shot": ("#999999", "x"),
@@ -37,11 +37,12 @@ def main():
     results = [json.loads(path.read_text()) for path in options.files]
     print("\n\n".join(map(_table, results)))
     if options.picture:
-        _picture(results).savefig(options.picture, transparent=True, metadata={"Date": None})
+        drawn = [result for result in results if result["optimizer"] == "adam"]
+        _picture(drawn).savefig(options.picture, transparent=True, metadata={"Date": None})
 
 
 def _table(result):
-    """A row for each method and a column for each sparsity, the best two of a column in bold."""
+    """A row for each method and a column for each sparsity."""
     found = {(row["method"], row["sparsity"]): row["found"] for row in result["rows"]}
     names = list(dict.fromkeys(row["method"] for row in result["rows"]))
     columns = sorted({sparsity for _, sparsity in found if sparsity})
