@@ -69,11 +69,13 @@ proof: $(VENV)/.ready-proof  ## train by every method, on real data, over seeds,
 	$(PROOF) --model mlp --steps 2000 --sparsities 0.5 0.8 0.9 0.95 0.98 --save $(RESULTS)/mlp.json
 	$(PROOF) --model mlp --steps 2000 --sparsities 0.9 0.98 --optimizer momentum \
 	  --methods $(MOMENTUM_METHODS) --save $(RESULTS)/mlp-momentum.json
+	$(PROOF) --model mlp --steps 8000 --sparsities 0.98 --save $(RESULTS)/mlp-long.json \
+	  --methods fine-tuned gradual AC/DC "pruned at a tenth"
 	$(PROOF) --model conv --steps 600 --sparsities 0.5 0.9 0.98 --save $(RESULTS)/conv.json
 	$(PROOF) --model text --steps 1000 --sparsities 0.5 0.9 0.98 --save $(RESULTS)/text.json \
 	  --methods $(TEXT_METHODS)
-	$(BIN)/python -m benchmarks.proof.show $(RESULTS)/mlp.json $(RESULTS)/mlp-momentum.json \
-	  $(RESULTS)/conv.json $(RESULTS)/text.json --picture docs/results.svg
+	$(BIN)/python -m benchmarks.proof.show $(RESULTS)/mlp.json $(RESULTS)/conv.json $(RESULTS)/text.json \
+	  $(RESULTS)/mlp-momentum.json $(RESULTS)/mlp-long.json --picture docs/results.svg
 
 clean:  ## remove environments, caches and built files
 	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_NEWEST) site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -217,6 +217,7 @@ METHODS = {
     "static": Method(_nothing, _static),
     "SET": Method(_nothing, _moving(jp.sparse_evolution())),
     "RigL": Method(_nothing, _moving(jp.rigl())),
+    "RigL, 0.5": Method(_nothing, _moving(jp.rigl(0.5))),
     "AC/DC": Method(_nothing, _acdc),
     "AC/DC, global": Method(_nothing, _acdc, "global"),
     "pruned at a tenth": Method(_nothing, _early),

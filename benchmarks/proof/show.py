@@ -15,6 +15,7 @@ _STYLES = {
     "one-shot": ("#999999", "x"),
     "fine-tuned": ("#56B4E9", "^"),
     "gradual": ("#0072B2", "o"),
+    "gradual, global": ("#009E73", "v"),
     "SR-STE": ("#CC79A7", "D"),
     "lottery, early": ("#E69F00", "s"),
     "static": ("#999999", "x"),
@@ -23,7 +24,14 @@ _STYLES = {
     "AC/DC": ("#009E73", "D"),
 }
 _ROWS = {
-    "from dense to sparse": ("one-shot", "fine-tuned", "lottery, early", "SR-STE", "gradual"),
+    "from dense to sparse": (
+        "one-shot",
+        "fine-tuned",
+        "lottery, early",
+        "SR-STE",
+        "gradual",
+        "gradual, global",
+    ),
     "sparse from the start,\nor every now and then": ("static", "SET", "RigL", "AC/DC", "gradual"),
 }
 _INK = "#7f7f7f"  # can be read on white and on black
@@ -32,12 +40,15 @@ _INK = "#7f7f7f"  # can be read on white and on black
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=pathlib.Path, nargs="+")
-    parser.add_argument("--picture", type=pathlib.Path, help="an SVG or PNG file; needs matplotlib")
+    parser.add_argument(
+        "--picture", type=pathlib.Path, help="of each model's first file; needs matplotlib"
+    )
     options = parser.parse_args()
     results = [json.loads(path.read_text()) for path in options.files]
     print("\n\n".join(map(_table, results)))
     if options.picture:
-        drawn = [result for result in results if result["optimizer"] == "adam"]
+        first = {result["model"]: result for result in reversed(results)}  # of each model
+        drawn = [first[model] for model in _TITLES if model in first]
         _picture(drawn).savefig(options.picture, transparent=True, metadata={"Date": None})
 
 
@@ -47,7 +58,7 @@ def _table(result):
     names = list(dict.fromkeys(row["method"] for row in result["rows"]))
     columns = sorted({sparsity for _, sparsity in found if sparsity})
     digits = 1 if result["higher_is_better"] else 3
-    lines = [["method", *(f"{sparsity:.0%}".replace("%", " %") for sparsity in columns)]]
+    lines = [["method", *(f"{100 * sparsity:.0f} %" for sparsity in columns)]]
     lines += [["---"] * len(lines[0])]
     for name in names:
         cells = [found.get((name, s), found.get((name, 0.0))) for s in columns]
@@ -101,15 +112,14 @@ def _panel(axes, result, names):
         color, marker = _STYLES[name]
         axes.plot(places, each.mean(1), color=color, marker=marker, ms=4.5, lw=1.6, label=name)
         axes.fill_between(places, each.min(1), each.max(1), color=color, alpha=0.2, lw=0)
-    axes.set_xticks(places, [f"{sparsity:.0%}" for sparsity in sparsities])
+    axes.set_xticks(places, [f"{100 * sparsity:.0f} %" for sparsity in sparsities])
     axes.grid(axis="y", color=_INK, alpha=0.25, lw=0.6)
     axes.set_ylabel(result["unit"])
     # One-shot falls so deep that all else would be a line: it leaves the picture.
     rest = [np.mean(v) for (name, _), v in found.items() if name in _STYLES and name != "one-shot"]
-    worst = min(rest) if result["higher_is_better"] else max(rest)
-    axes.set_ylim(sorted([worst + 0.08 * (worst - dense), dense - 0.15 * (worst - dense)]))
-    if not result["higher_is_better"]:
-        axes.invert_yaxis()  # better is higher in every panel
+    room = 0.08 * (max(rest) - min(rest))
+    axes.set_ylim(min(*rest, dense) - room, max(*rest, dense) + room)
+    axes.yaxis.set_inverted(not result["higher_is_better"])  # better is up in every panel
 
 
 if __name__ == "__main__":
