@@ -21,7 +21,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 .DELETE_ON_ERROR:
 # Two set-ups at once would write to the same environment.
 .NOTPARALLEL:
-.PHONY: help demo examples test test-oldest test-newest lint types format docs wheel bench clean
+.PHONY: help demo examples test test-oldest test-newest lint types format docs wheel bench proof clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,25 @@ wheel: | $(VENV)/.created  ## build the wheel, and try it in an environment of i
 
 bench: $(VENV)/.ready-bench  ## measure against the rivals that can be installed
 	$(BIN)/python -m benchmarks
+
+PROOF := $(BIN)/python -m benchmarks.proof --seeds 3
+RESULTS := benchmarks/proof/results
+MOMENTUM_METHODS := dense fine-tuned gradual static SET RigL AC/DC "pruned at a tenth"
+TEXT_METHODS := dense one-shot "one-shot, uniform" "one-shot, global" fine-tuned gradual \
+  "gradual, global" static SET RigL AC/DC SR-STE "lottery, early" \
+  "one-shot, 2:4" "fine-tuned, 2:4" "SR-STE, 2:4"
+
+proof: $(VENV)/.ready-proof  ## train by every method, on real data, over seeds, and draw it: an hour
+	$(PROOF) --model mlp --steps 2000 --sparsities 0.5 0.8 0.9 0.95 0.98 --save $(RESULTS)/mlp.json
+	$(PROOF) --model mlp --steps 2000 --sparsities 0.9 0.98 --optimizer momentum \
+	  --methods $(MOMENTUM_METHODS) --save $(RESULTS)/mlp-momentum.json
+	$(PROOF) --model mlp --steps 8000 --sparsities 0.98 --save $(RESULTS)/mlp-long.json \
+	  --methods fine-tuned gradual AC/DC "pruned at a tenth"
+	$(PROOF) --model conv --steps 600 --sparsities 0.5 0.9 0.98 --save $(RESULTS)/conv.json
+	$(PROOF) --model text --steps 1000 --sparsities 0.5 0.9 0.98 --save $(RESULTS)/text.json \
+	  --methods $(TEXT_METHODS)
+	$(BIN)/python -m benchmarks.proof.show $(RESULTS)/mlp.json $(RESULTS)/conv.json $(RESULTS)/text.json \
+	  $(RESULTS)/mlp-momentum.json $(RESULTS)/mlp-long.json --picture docs/results.svg
 
 clean:  ## remove environments, caches and built files
 	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_NEWEST) $(VENV_WHEEL) demo site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Every way to train a sparse network, on real data: `python -m benchmarks.proof --model mlp`."""
