@@ -33,8 +33,8 @@ demo: $(VENV)/.ready-examples  ## train a small network, prune it in three ways,
 	$(BIN)/jaxprune report demo/sparse.npz --html demo/report.html
 	@echo; echo 'Look at demo/accuracy.png, and open demo/report.html in a browser.'
 
-examples: $(VENV)/.ready-examples  ## run every example
-	@set -e; for example in examples/*.py; do echo "--- $$example"; $(BIN)/python "$$example"; done
+examples: $(VENV)/.ready-examples  ## run every example but the demo
+	@set -e; for example in $(filter-out examples/demo.py,$(wildcard examples/*.py)); do echo "--- $$example"; $(BIN)/python "$$example"; done
 
 test: $(VENV)/.ready-test  ## run the tests, and the code of the README, docs and docstrings
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
