@@ -419,7 +419,7 @@ def test_a_gradient_that_is_no_number_destroys_no_mask():
     tx = jp.sparsify(
         optax.apply_if_finite(optax.adam(0.05), 100),
         0.5,
-        schedule=jp.constant(0, 10),
+        schedule=jp.constant(1, 10),
         rule=jp.rigl(),
         metric=jp.averaged(jp.Taylor),
     )
