@@ -226,7 +226,7 @@ def _(metric: L2 | TaylorProxy, weights: Sequence[Leaf]) -> list[jax.Array]:
 
 @scores_of.register
 def _(metric: Random, weights: Sequence[Leaf]) -> list[jax.Array]:
-    key = _one_key(metric.key)
+    key = one_key(metric.key, "jp.Random(jax.random.key(0))")
     salts = [np.uint32(zlib.crc32(leaf.path.encode())) for leaf in weights]
     return [
         placed(_uniform(jax.random.fold_in(key, salt), leaf.value.shape), leaf.value)
@@ -246,7 +246,7 @@ def _(metric: Taylor, weights: Sequence[Leaf]) -> list[jax.Array]:
 
 @scores_of.register
 def _(metric: Fisher, weights: Sequence[Leaf]) -> list[jax.Array]:
-    return [jnp.square(product) for product in _products(metric, weights)]
+    return [_square(product) for product in _products(metric, weights)]
 
 
 @scores_of.register
@@ -272,7 +272,13 @@ def _products(metric: OfGradients, weights: Sequence[Leaf]) -> list[jax.Array]:
     found = {leaf.path: leaf.value for leaf in leaves(metric.grads)}
     name = type(metric).__name__
     raise_problems(_misfit(name, leaf, found.get(leaf.path)) for leaf in weights)
-    return [leaf.value * as_array(found[leaf.path]) for leaf in weights]
+    return [_product(leaf.value, as_array(found[leaf.path])) for leaf in weights]
+
+
+def _product(weights: jax.Array, grads: jax.Array) -> jax.Array:
+    # Two small float16 numbers have a product that float16 cannot tell from zero.
+    wide = jnp.promote_types(jnp.promote_types(weights.dtype, grads.dtype), jnp.float32)
+    return weights.astype(wide) * grads.astype(wide)
 
 
 def _misfit(name: str, leaf: Leaf, grads: Any) -> Problem | None:
@@ -285,15 +291,15 @@ def _misfit(name: str, leaf: Leaf, grads: Any) -> Problem | None:
     )
 
 
-def _one_key(key: Any) -> jax.Array:
+def one_key(key: Any, remedy: str) -> jax.Array:
+    """A PRNG key, typed or of the older kind, if it is one and not several."""
     typed = is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if typed and not key.shape:
         return key
     if is_array(key) and key.dtype == jnp.uint32 and key.shape in ((2,), (4,)):  # PRNGKey makes it
         return key
     raise PruningError(
-        f"Random needs one PRNG key, got {_what(key)}: write jp.Random(jax.random.key(0)); use "
-        "vmap for several keys."
+        f"expected one PRNG key, got {_what(key)}: write {remedy}; use vmap for several keys."
     )
 
 

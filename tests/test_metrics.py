@@ -201,9 +201,9 @@ def test_other_key_implementations_work():
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        (0, "Random needs one PRNG key, got 0: write jp.Random"),
-        (None, "Random needs one PRNG key, got None"),
-        (jnp.zeros(2, jnp.int32), r"Random needs one PRNG key, got int32\[2\]"),
+        (0, "expected one PRNG key, got 0: write jp.Random"),
+        (None, "expected one PRNG key, got None"),
+        (jnp.zeros(2, jnp.int32), r"expected one PRNG key, got int32\[2\]"),
         (jax.ShapeDtypeStruct((3, 2), np.uint32), r"got uint32\[3, 2\].*use vmap for several keys"),
     ],
     ids=["int", "None", "int32", "several"],
@@ -274,6 +274,19 @@ def test_gradients_are_found_by_path_whatever_the_tree(metric):
     np.testing.assert_array_equal(scores["a"][0], of(np.ones(2), np.array([-1.0, 2.0])))
     np.testing.assert_array_equal(scores["b"]["kernel"], of(np.arange(4.0), -np.arange(4.0)))
     assert scores["a"][1] is None
+
+
+@of_gradients
+def test_small_halves_keep_their_order(metric):
+    weights = jnp.linspace(0.01, 0.1, 16).astype(jnp.float16)
+    scores = np.asarray(jp.importance(weights, metric(jnp.full(16, 1e-3, jnp.float16))))
+    assert scores.dtype == F32
+    assert (np.diff(abs(scores)) > 0).all()
+
+
+def test_fisher_keeps_the_order_of_what_is_too_small_to_square():
+    scores = jp.importance(jnp.array([3e-21, 1e-21, 2e-21]), jp.Fisher(jnp.ones(3)))
+    assert np.argsort(scores).tolist() == [1, 2, 0]
 
 
 @of_gradients

@@ -1,5 +1,6 @@
 """Lottery tickets: what is trained when, from which weights, and how much is gone by then."""
 
+import functools
 import itertools
 
 import chex
@@ -152,8 +153,38 @@ def test_a_training_that_does_not_keep_its_mask_is_told():
 
 def test_a_training_that_returns_something_else_is_told():
     tickets = jp.lottery_tickets(lambda *_: {"loss": 1.0}, PARAMS, 0.5, steps=1, rounds=1)
-    with pytest.raises(jp.StructureMismatch, match="what train returns"):
+    with pytest.raises(jp.StructureMismatch, match="what train returned"):
         next(tickets)
+
+
+def test_a_training_that_returns_other_shapes_or_nan_is_told():
+    def shrunk(params, mask, steps):
+        return jax.tree.map(lambda w: w[:1], params)
+
+    with pytest.raises(
+        jp.StructureMismatch, match=r"in what train returned it has shape \(1, 16\)"
+    ):
+        next(jp.lottery_tickets(shrunk, PARAMS, 0.5, steps=1, rounds=1))
+
+    def diverged(params, mask, steps):
+        return {**params, "up": {**params["up"], "kernel": params["up"]["kernel"] * jnp.nan}}
+
+    with pytest.raises(jp.PruningError, match="weights that are NaN, in `up/kernel`"):
+        next(jp.lottery_tickets(diverged, PARAMS, 0.5, steps=1, rounds=1))
+
+
+def test_a_training_may_donate_what_it_is_given():
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def moved(params, mask):
+        return jp.apply_mask(jax.tree.map(lambda w: 2 * w, params), mask), mask
+
+    def train(params, mask, steps):
+        return moved(params, mask)[0]
+
+    params = jax.tree.map(jnp.copy, PARAMS)
+    *_, last = jp.lottery_tickets(train, params, 0.5, rewind="rate", **HOW)
+    expected = jax.tree.map(lambda w: 16 * w, params)
+    chex.assert_trees_all_equal(last.trained, jp.apply_mask(expected, last.mask))
 
 
 @pytest.mark.parametrize(

@@ -436,6 +436,23 @@ def test_a_gradient_that_is_no_number_destroys_no_mask():
     chex.assert_trees_all_equal(kernels(jp.current(state).mask), mask)
 
 
+@pytest.mark.parametrize("rule", [jp.rigl(), jp.acdc()], ids=["RigL", "AC/DC"])
+def test_a_broken_gradient_when_a_mask_is_due_does_not_put_it_off(rule):
+    tx = jp.sparsify(optax.set_to_zero(), 0.5, schedule=jp.constant(2, 6, every=2), rule=rule)
+    params = {"kernel": jnp.asarray(RNG.normal(size=(16, 8)), jnp.float32)}
+    state = tx.init(params)
+    for i in range(6):
+        grads = jnp.full((16, 8), jnp.inf if i in (1, 5) else 1.0)
+        before = np.asarray(jp.current(state).mask["kernel"])
+        updates, state = tx.update({"kernel": grads}, state, params)
+        params = optax.apply_updates(params, updates)
+        mask = np.asarray(jp.current(state).mask["kernel"])
+        assert mask.sum() == (128 if i == 0 else 64)
+        if i == 5:
+            np.testing.assert_array_equal(mask, before)  # nothing grew, and nothing was dropped
+    assert (params["kernel"] != 0).sum() <= 64
+
+
 def test_weights_that_are_no_numbers_leave_the_mask_as_it_was():
     tx = jp.sparsify(optax.sgd(0.1), 0.5, schedule=jp.constant(0, 10))
     state = tx.init(PARAMS)
@@ -463,6 +480,110 @@ def test_zeros_that_stay_are_not_told():
 
 
 ONE = jp.sparsify(optax.sgd(0.1), 0.5, schedule=jp.one_shot())
+
+
+def test_averages_of_bfloat16_are_float32():
+    scores = jnp.array([0.6, 0.7, 0.8, 0.9, 1.0, 0.65, 0.75, 0.85], jnp.bfloat16)
+    params = {"kernel": jnp.ones((1, 8), jnp.bfloat16)}
+    tx = jp.sparsify(
+        optax.set_to_zero(),
+        0.5,
+        schedule=jp.one_shot(2000),
+        metric=jp.averaged(jp.Taylor, 0.999),
+        rule=jp.rigl(decay=0.99),
+    )
+    state = tx.init(params)
+    assert state.growth["kernel"].dtype == jnp.float32
+
+    def step(state, _):
+        return tx.update({"kernel": scores[None]}, state, params)[1], None
+
+    state, _ = jax.jit(lambda s: jax.lax.scan(step, s, None, length=1999))(state)
+    found = np.asarray(state.average["kernel"][0])
+    np.testing.assert_allclose(found / found[4], np.asarray(scores, np.float32), rtol=1e-3)
+
+
+def test_what_a_user_gave_survives_donation():
+    params, mask = jp.prune(PARAMS, 0.5)
+    key = jax.random.key(0)
+    how = {"schedule": jp.constant(1, 9, 2), "metric": jp.averaged(jp.Taylor, 0.9)}
+    for tx in (
+        optax.chain(optax.sgd(0.1), jp.keep_mask(mask)),
+        jp.sparsify(optax.adam(0.1), 0.5, mask=mask, key=key, rule=jp.rigl(decay=0.9), **how),
+    ):
+        mine = jax.tree.map(jnp.copy, params)
+        jax.jit(tx.update, donate_argnums=(0, 1))(
+            jax.tree.map(jnp.ones_like, params), tx.init(mine), mine
+        )
+    assert jp.report(params, mask).stray == 0
+    assert key.shape == ()
+    jax.random.bits(key)
+
+
+def test_a_given_mask_out_of_scope_is_refused():
+    mask = jax.tree.map(lambda w: jnp.ones_like(w, bool), PARAMS)
+    with pytest.raises(jp.StructureMismatch, match=r"`up/bias` has a mask, and .* left dense"):
+        jp.sparsify(optax.sgd(0.1), 0.5, schedule=jp.one_shot(), mask=mask).init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "words"), [(None, "it is none"), (jnp.ones((1, 4)), r"it has shape \(1, 4\)")]
+)
+def test_updates_that_do_not_fit_are_told(leaf, words):
+    updates = {**PARAMS, "up": {**PARAMS["up"], "kernel": leaf}}
+    for tx in (ONE, jp.keep_mask(jp.prune(PARAMS, 0.5)[1])):
+        with pytest.raises(jp.StructureMismatch, match=f"`up/kernel` has shape .* {words}"):
+            tx.update(updates, tx.init(PARAMS), PARAMS)
+
+
+def test_a_key_that_is_none_is_refused():
+    for key in (3, jax.random.split(jax.random.key(0))):
+        tx = jp.sparsify(optax.sgd(0.1), 0.5, schedule=jp.one_shot(), key=key)
+        with pytest.raises(jp.PruningError, match="expected one PRNG key"):
+            tx.init(PARAMS)
+
+
+def test_a_parameter_may_be_called_as_a_field_of_the_state():
+    def masks(name):
+        weights = jnp.asarray(np.random.default_rng(5).normal(size=(2, 8, 8)), jnp.float32)
+        params = {"w": weights[0], name: {"w": weights[1]}}
+        tx = jp.sparsify(optax.adam(0.1), 0.5, schedule=jp.constant(0, 9, 2), rule=jp.rigl(0.5))
+        state = tx.init(params)
+        for i in range(4):
+            grads = jax.tree.map(lambda w, i=i: jnp.sin(9 * w + i), params)
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        moments = state.inner[0]
+        return [moments.mu["w"], moments.mu[name]["w"], moments.nu["w"], moments.nu[name]["w"]]
+
+    chex.assert_trees_all_equal(masks("mu"), masks("zz"))
+
+
+def test_sparsities_where_the_state_sees_a_part_of_the_parameters():
+    part = {"up": {"kernel": True, "bias": False}, "down": {"kernel": False, "bias": False}}
+    for packed in (False, True):
+        tx = jp.sparsify(optax.sgd(0.1), 0.5, schedule=jp.one_shot(), packed=packed)
+        state = optax.masked(tx, part).init(PARAMS)
+        found = jp.sparsities(state, PARAMS)
+        assert found["up"]["kernel"] == 0.5
+        assert found["down"]["kernel"] is None
+        with pytest.raises(jp.StructureMismatch, match="which these parameters lack"):
+            jp.sparsities(state, {"other": jnp.ones((4, 4))})
+
+
+def test_strays_of_several_models_are_told_together():
+    tx = optax.chain(jp.sparsify(optax.sgd(0.1), 0.5, schedule=jp.one_shot()), optax.scale(0.5))
+    params = {"kernel": jnp.ones((3, 4, 4))}
+
+    def train(params):
+        state = tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(params, state, params)
+            params = optax.apply_updates(params, updates)
+        return state
+
+    with pytest.warns(UserWarning, match="24 weights"):
+        jp.current(jax.vmap(train)(params))
 
 
 def test_params_are_needed():
@@ -754,6 +875,14 @@ def test_sr_ste_pulls_what_is_pruned_to_zero():
     chex.assert_trees_all_close(grads, jnp.where(kept, 1, 1 + 0.25 * weights))
     with pytest.raises(jp.PruningError, match="decay is a number of 0 or more"):
         jp.straight_through(weights, 0.5, decay=-1)
+
+
+def test_straight_through_leaves_what_is_no_array():
+    model = eqx.nn.MLP(8, 8, 8, 1, key=jax.random.key(0))
+    grads = eqx.filter_grad(lambda m: jnp.sum(jp.straight_through(m, 0.5)(jnp.ones(8))))(model)
+    assert grads.layers[0].weight.shape == (8, 8)
+    with pytest.raises(jp.PruningError, match="decay is a number"):
+        jp.straight_through(model, 0.5, decay="a")
 
 
 def test_straight_through_in_a_training_loop():

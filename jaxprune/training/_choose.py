@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxprune._masks import masks_by, without
 from jaxprune._metrics import Metric, scores_of
 from jaxprune._plan import Decision
+from jaxprune._sharding import placed
 from jaxprune._specs import at_sparsity
 from jaxprune._tree import Leaf, as_array
 from jaxprune.training._rules import Averaged, Rule
@@ -67,7 +68,12 @@ def chosen(
             exchanged = rule.drop(jnp.clip(count / max(schedule.last, 1), 0, 1))
         stay = best(alive, lambda target: wanted(target) + exchanged * (1 - wanted(target)))
         growth = rule.grow(weights, [before.grads[i] for i in scope], before.key)
-        sound &= jnp.stack([jnp.all(jnp.isfinite(g)) for g in growth]).all()
+        told = jnp.stack([jnp.all(jnp.isfinite(g)) for g in growth]).all()
+        # Gradients that are no numbers grow nothing: what was dropped for it comes back instead.
+        growth = [
+            jnp.where(told, placed(g, s), s.astype(g.dtype))
+            for g, s in zip(growth, alive, strict=True)
+        ]
         held = [jnp.where(stay[i], jnp.inf, g) for i, g in zip(scope, growth, strict=True)]
         new = best(held, wanted)
     return [jnp.where(sound, new[i], m) if i in new else None for i, m in enumerate(before.kept)]

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax.numpy as jnp
+
 from jaxprune._errors import PruningError, shown
 from jaxprune._masks import apply_mask
 from jaxprune._metrics import L1, Metric, scores_of
 from jaxprune._plan import decide
-from jaxprune._tree import Where, aligned, is_weight, leaves, rebuild
+from jaxprune._tree import Where, is_array, is_weight, leaves, rebuild
 from jaxprune.training._choose import Before, How, chosen, scope_of
 from jaxprune.training._rules import Rule
 from jaxprune.training._schedules import Schedule
-from jaxprune.training._sparsify import first_mask
+from jaxprune.training._sparsify import first_mask, values_like
 from jaxprune.training._state import strays_of
 
 Rewind = Literal["weights", "rate"]
@@ -61,7 +63,7 @@ def lottery_tickets(
         train: Called with parameters, a mask (all True at first) and the range of updates to make;
             returns trained parameters in which the mask is kept, as `keep_mask` keeps it. It must
             begin with a new optimizer state, and take batches and the learning rate by the number
-            of the update.
+            of the update. What it is given are copies, to donate if it likes.
         params: The parameters at initialisation, any tree.
         spec: The pattern and the final sparsity, as for `make_mask`; N:M gets there by steps.
         steps: How many updates a training makes.
@@ -76,7 +78,7 @@ def lottery_tickets(
 
     Raises:
         PruningError: As `make_mask` does; or an argument is wrong; or, in a round, `train` did not
-            keep the mask.
+            keep the mask, or returned NaN.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxprune as jp, optax
@@ -101,8 +103,20 @@ def lottery_tickets(
     how = How(_by_rounds(rounds), Rule(), metric)
 
     def trained_from(start: Any, kept: list[Any], updates: range) -> Any:
-        trained = train(start, rebuild(params, kept), updates)
-        moved = int(strays_of(kept, [v for _, v in aligned(params, trained, "what train returns")]))
+        # Copies: what trains may donate its arguments.
+        trained = train(_copy(start), _copy(rebuild(params, kept)), updates)
+        values = values_like(params, trained, kept, "what train returned")
+        broken = [
+            leaf.name
+            for leaf, mask in zip(leaves(trained), kept, strict=True)
+            if mask is not None and bool(jnp.isnan(leaf.value).any())
+        ]
+        if broken:
+            raise PruningError(
+                f"train returned weights that are NaN, in {', '.join(broken)}: no score can rank "
+                "them. Train at a lower rate, or from a later update with to=."
+            )
+        moved = int(strays_of(kept, values))
         if moved:
             raise PruningError(
                 f"train returned {moved} weights that are not zero, although its mask does not "
@@ -123,6 +137,10 @@ def lottery_tickets(
             yield Ticket(i, ticket, mask, trained)
 
     return play()
+
+
+def _copy(tree: Any) -> Any:
+    return rebuild(tree, [jnp.copy(v) if is_array(v) else v for _, v in leaves(tree)])
 
 
 def _by_rounds(rounds: int) -> Schedule:

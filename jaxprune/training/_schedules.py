@@ -5,6 +5,7 @@ Everywhere the sparsity asked for is reached exactly: when the count is `last`, 
 spec's own, whatever the steps before it.
 """
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,7 +121,8 @@ def gradual(
     """
     _check(begin=begin, end=end, every=every)
     _check_order(begin, end)
-    if not 0 <= initial < 1 or not power > 0:
+    real = isinstance(initial, numbers.Real) and isinstance(power, numbers.Real)
+    if not real or not 0 <= initial < 1 or not power > 0:
         raise PruningError(
             f"expected 0 <= initial < 1 and power > 0, got initial={shown(initial)}, "
             f"power={shown(power)}."

@@ -1,5 +1,6 @@
 """The transformation of an optimizer that keeps a model sparse."""
 
+import functools
 import numbers
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from jaxprune._errors import (
     shown,
 )
 from jaxprune._masks import mask_problem, pack, unpack
-from jaxprune._metrics import L1, Metric, scores_of
+from jaxprune._metrics import L1, Metric, one_key, scores_of
 from jaxprune._plan import Decision, decide
 from jaxprune._specs import NM
 from jaxprune._tree import (
@@ -118,14 +119,10 @@ def sparsify(
         raise_problems(_falling(decision, schedule, rule) for decision in decisions)
         scope = scope_of(decisions)
         kept = first_mask(params, mask, scope)
-        zeros = [
-            jnp.zeros_like(as_array(leaf.value)) if i in scope else None
-            for i, leaf in enumerate(found)
-        ]
         if schedule.fires(0):
             # Nothing grows before there are gradients to say what.
-            how = How(schedule, Rule(), metric)
-            kept = chosen(found, decisions, Before(kept, (), zeros, None), how, 0)
+            before = Before(kept, (), _zeros(found, scope), None)
+            kept = chosen(found, decisions, before, How(schedule, Rule(), metric), 0)
         state = inner.init(params)
         if ours(state):
             raise PruningError(
@@ -137,9 +134,9 @@ def sparsify(
             count=jnp.zeros((), jnp.int32),
             mask=pack(tree) if packed else tree,
             inner=state,
-            average=rebuild(params, zeros) if isinstance(metric, Averaged) else (),
-            growth=rebuild(params, zeros) if rule.decay else (),
-            key=() if key is None else key,
+            average=rebuild(params, _zeros(found, scope)) if isinstance(metric, Averaged) else (),
+            growth=rebuild(params, _zeros(found, scope)) if rule.decay else (),
+            key=() if key is None else jnp.copy(one_key(key, "key=jax.random.key(0)")),
             strays=jnp.zeros((), jnp.int32),
         )
 
@@ -150,11 +147,11 @@ def sparsify(
         tree = unpack(state.mask, params) if packed else state.mask
         found, decisions = decided(params)
         kept = _fitting(params, tree, decisions)
-        grads = _values(params, updates, "updates")
+        grads = values_like(params, updates, kept, "updates")
         weights = [leaf.value for leaf in found]
         seen = rebuild(updates, [_where(m, g, 0) for m, g in zip(kept, grads, strict=True)])
         moved, memory = inner.update(seen, state.inner, params, **extra)
-        steps_ = _values(params, moved, "updates")
+        steps_ = values_like(params, moved, kept, "the optimizer's updates")
         count = state.count + 1
         averages = _averages(metric, state.average, params, weights, grads)
         growth = grads
@@ -226,8 +223,8 @@ def keep_mask(mask: Any) -> "optax.GradientTransformationExtraArgs":
         del extra
         _check_given(params, "keep_mask")
         kept = _values(params, state.mask, "the state's mask")
-        steps = _values(params, updates, "updates")
-        weights = [leaf.value for leaf in leaves(params)]
+        steps = values_like(params, updates, kept, "updates")
+        weights = _plain(params)
         out = [_zeroing(m, u, w) for m, u, w in zip(kept, steps, weights, strict=True)]
         return rebuild(updates, out), state
 
@@ -253,6 +250,29 @@ def _values(params: Any, tree: Any, what: str) -> list[Any]:
     return [value for _, value in aligned(params, tree, what)]
 
 
+def values_like(params: Any, tree: Any, kept: Sequence[Any], what: str) -> list[Any]:
+    """The same, where a mask is an array of the parameter's shape.
+
+    Raises:
+        StructureMismatch: A leaf is missing, or has another shape.
+    """
+    pairs = list(aligned(params, tree, what))
+
+    def problem(leaf: Leaf, value: Any, mask: Any) -> Problem | None:
+        shape = getattr(value, "shape", None)
+        if mask is None or shape == leaf.value.shape:
+            return None
+        got = "it is none" if shape is None else f"it has shape {tuple(shape)}"
+        return Problem(
+            StructureMismatch,
+            f"{leaf.name} has shape {tuple(leaf.value.shape)}, and in {what} {got}: expected a "
+            "tree like the parameters, such as jax.grad gives.",
+        )
+
+    raise_problems(problem(*pair, mask) for pair, mask in zip(pairs, kept, strict=True))
+    return [value for _, value in pairs]
+
+
 def _renewed(state: Any, fresh: Any, params: Any, grown: Sequence[Any]) -> Any:
     """An optimizer state in which the memory of grown weights is as new.
 
@@ -265,18 +285,29 @@ def _renewed(state: Any, fresh: Any, params: Any, grown: Sequence[Any]) -> Any:
         if mark is not None
     }
 
+    held = leaves(state)
+    places = {leaf.path for leaf in held}
+
+    @functools.cache
+    def company(prefix: str) -> int:
+        # A parameter may be called as a field of the state is: what holds more of them is meant.
+        return sum(_joined(prefix, path) in places for path in marks)
+
     def renewed(old: Leaf, new: Any) -> Any:
         if not is_array(old.value):
             return old.value
         parts = old.path.split("/")
-        for start in range(len(parts) + 1):
-            shape, mark = marks.get("/".join(parts[start:]), (None, None))
-            if shape == old.value.shape:
-                return jnp.where(mark, new, old.value)
-        return old.value
+        splits = [("/".join(parts[:i]), "/".join(parts[i:])) for i in range(len(parts) + 1)]
+        fitting = [
+            (company(prefix), path)
+            for prefix, path in splits
+            if path in marks and marks[path][0] == old.value.shape
+        ]
+        if not fitting:
+            return old.value
+        return jnp.where(marks[max(fitting)[1]][1], new, old.value)
 
-    pairs = zip(leaves(state), leaves(fresh), strict=True)
-    return rebuild(state, [renewed(old, new.value) for old, new in pairs])
+    return rebuild(state, [renewed(*pair) for pair in zip(held, _plain(fresh), strict=True)])
 
 
 def _fitting(params: Any, mask: Any, decisions: list[Decision]) -> list[Any]:
@@ -306,6 +337,16 @@ def first_mask(params: Any, mask: Any, scope: Sequence[int]) -> list[Any]:
     def first(leaf: Leaf, kept: Any) -> Any:
         return jnp.ones_like(as_array(leaf.value), bool) if kept is None else kept
 
+    def idle(i: int) -> Problem | None:
+        if given[i] is None or i in scope:
+            return None
+        return Problem(
+            StructureMismatch,
+            f"{found[i].name} has a mask, and by this spec and where= it is left dense: widen "
+            "where=, or put None there.",
+        )
+
+    raise_problems(map(idle, range(len(found))))
     return [
         first(leaf, kept) if i in scope else None
         for i, (leaf, kept) in enumerate(zip(found, given, strict=True))
@@ -316,7 +357,18 @@ def _given(params: Any, mask: Any) -> list[Any]:
     """The masks that a user gave, leaf by leaf."""
     pairs = list(aligned(params, mask, "mask"))
     raise_problems(mask_problem(leaf, kept) for leaf, kept in pairs)
-    return [None if kept is None else as_array(kept) for _, kept in pairs]
+    # A copy: training steps donate their state, and the user keeps the mask.
+    return [None if kept is None else jnp.copy(kept) for _, kept in pairs]
+
+
+def _zeros(found: list[Leaf], scope: Sequence[int]) -> list[Any]:
+    """Averages to begin with, of their own for each use: whoever donates them does it once."""
+
+    def zeros(value: jax.Array) -> jax.Array:
+        # In bfloat16 an average of many updates would stand still.
+        return jnp.zeros_like(value, jnp.promote_types(value.dtype, jnp.float32))
+
+    return [zeros(as_array(leaf.value)) if i in scope else None for i, leaf in enumerate(found)]
 
 
 def _where(mask: Any, values: Any, other: Any) -> Any:
@@ -327,6 +379,14 @@ def _zeroing(mask: Any, step: Any, weight: Any) -> Any:
     """The update after which a weight is exactly zero where it is not kept."""
     # In the wider of the two types, in which the sum is taken: in a narrower one -w is not exact.
     return step if mask is None else jnp.where(mask, step, -as_array(weight))
+
+
+def _joined(prefix: str, path: str) -> str:
+    return "/".join(part for part in (prefix, path) if part)
+
+
+def _plain(tree: Any) -> list[Any]:
+    return [leaf.value for leaf in leaves(tree)]
 
 
 def _folded(key: Any, count: Any) -> Any:

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._bits import nonzero
-from jaxprune._errors import NoMatch
+from jaxprune._errors import NoMatch, StructureMismatch
 from jaxprune._masks import unpack
 from jaxprune._select import count_true
-from jaxprune._tree import as_array, is_traced, leaves, rebuild
+from jaxprune._tree import Leaf, as_array, is_traced, leaves, rebuild
 
 
 class SparsifyState(NamedTuple):
@@ -65,9 +65,9 @@ def current(state: Any) -> Any:
     # An optimizer of NNX boxes whatever its state holds.
     strays = leaves(getattr(found, "strays", 0))[0].value
     counted = isinstance(strays, jax.Array | np.ndarray) and not is_traced(strays)
-    if counted and int(strays):
+    if counted and np.any(strays):  # of several models, if it was mapped over
         warnings.warn(
-            f"{int(strays)} weights that the mask of sparsify does not keep were not zero: "
+            f"{int(np.sum(strays))} weights that the mask of sparsify does not keep were not zero: "
             "something moved them after it. sparsify must be the outermost transformation, and its "
             "updates applied as they are.",
             stacklevel=2,
@@ -88,6 +88,7 @@ def sparsities(state: Any, params: Any) -> Any:
 
     Raises:
         NoMatch: There is no such state, or there are several.
+        StructureMismatch: The parameters are others.
 
     Examples:
         >>> import jax.numpy as jnp, jaxprune as jp, optax
@@ -96,16 +97,23 @@ def sparsities(state: Any, params: Any) -> Any:
         >>> jp.sparsities(tx.init(params), params)
         {'bias': None, 'kernel': Array(0.75, dtype=float32)}
     """
-    mask = _only(state).mask
-    if any(leaf.value is not None and leaf.value.dtype == jnp.uint8 for leaf in leaves(mask)):
-        mask = unpack(mask, params)
+    # `optax.masked` and `optax.partition` hide some of the parameters from it.
+    masks = {leaf.path: leaf.value for leaf in leaves(_only(state).mask)}
+    found = leaves(params)
+    if strange := sorted(masks.keys() - {leaf.path for leaf in found}):
+        raise StructureMismatch(
+            f"the state's mask has the leaf {strange[0]!r}, which these parameters lack: pass "
+            "those that are trained."
+        )
 
-    def sparsity(kept: Any) -> Any:
-        lost = kept.size - count_true(kept)
-        return lost.astype(jnp.float32) / np.float32(kept.size)
+    def sparsity(leaf: Leaf) -> Any:
+        kept = masks.get(leaf.path)
+        if kept is None:
+            return None
+        kept = unpack(kept, leaf.value) if kept.dtype == jnp.uint8 else kept
+        return (kept.size - count_true(kept)).astype(jnp.float32) / np.float32(kept.size)
 
-    found = [leaf.value for leaf in leaves(mask)]
-    return rebuild(params, [None if kept is None else sparsity(kept) for kept in found])
+    return rebuild(params, [sparsity(leaf) for leaf in found])
 
 
 def ours(state: Any) -> list[Any]:

@@ -1,6 +1,7 @@
 """Dense weights, a sparse forward pass: straight-through estimation, and SR-STE."""
 
 import functools
+import numbers
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxprune._errors import PruningError, shown
 from jaxprune._masks import make_mask
 from jaxprune._metrics import L1, Metric, importance
-from jaxprune._tree import Where, aligned, is_weight, rebuild
+from jaxprune._tree import Where, aligned, is_array, is_weight, leaves, rebuild
 
 
 def straight_through(
@@ -47,9 +48,10 @@ def straight_through(
         >>> jax.grad(lambda w: jnp.sum(jp.straight_through(w, jp.NM(2, 4)) ** 2))(weights)
         Array([8., 0., 6., 0.], dtype=float32)
     """
-    if not decay >= 0:
+    if not isinstance(decay, numbers.Real) or not decay >= 0:
         raise PruningError(f"decay is a number of 0 or more, got {shown(decay)}.")
-    mask = make_mask(importance(jax.lax.stop_gradient(params), metric), spec, where=where)
+    still = [jax.lax.stop_gradient(v) if is_array(v) else v for _, v in leaves(params)]
+    mask = make_mask(importance(rebuild(params, still), metric), spec, where=where)
     pairs = aligned(params, mask, "mask")
     return rebuild(
         params,
