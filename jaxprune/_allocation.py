@@ -5,13 +5,13 @@ By their shapes, or by what a measured `Sensitivity` predicts that the loss will
 
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from jaxprune._curves import cheapest, convex, unmeasured
-from jaxprune._errors import InvalidSparsity, PruningError, raise_problems, shown
+from jaxprune._errors import InvalidSparsity, Problem, PruningError, raise_problems, shown
 from jaxprune._plan import decide
 from jaxprune._sensitivity import Sensitivity
 from jaxprune._specs import Unstructured, check_sparsity
@@ -145,6 +145,7 @@ class _Sharing(NamedTuple):
 def _sharing(method: str | Method | Sensitivity, free: dict[int, Leaf]) -> _Sharing:
     if isinstance(method, Sensitivity):
         raise_problems(unmeasured(method, leaf) for leaf in free.values())
+        raise_problems(_tied(leaf, free.values()) for leaf in free.values())
         curves = {i: convex(method, method.paths.index(leaf.path)) for i, leaf in free.items()}
         most = sum(curve[-1].lost for curve in curves.values())
         return _Sharing(most, lambda left: cheapest(curves, left), ", or measure higher sparsities")
@@ -152,6 +153,18 @@ def _sharing(method: str | Method | Sensitivity, free: dict[int, Leaf]) -> _Shar
     shapes = {i: tuple(leaf.value.shape) for i, leaf in free.items()}
     most = sum(math.prod(shape) - 1 for shape in shapes.values())
     return _Sharing(most, lambda left: _shares(shapes, left, density))
+
+
+def _tied(leaf: Leaf, others: Iterable[Leaf]) -> Problem | None:
+    """Why an array that stands in the tree twice has no share of its own."""
+    same = next(other for other in others if other.value is leaf.value)
+    if same.path == leaf.path:
+        return None
+    return Problem(
+        PruningError,
+        f"{leaf.name} is the same array as {same.name}, and both were measured as one: fix their "
+        'sparsity by overrides=, or share the budget by "erk".',
+    )
 
 
 def _method(method: str | Method) -> Method:

@@ -173,6 +173,16 @@ def test_a_training_that_returns_other_shapes_or_nan_is_told():
         next(jp.lottery_tickets(diverged, PARAMS, 0.5, steps=1, rounds=1))
 
 
+def test_whole_rounds_may_be_compiled():
+    @jax.jit
+    def last(params):
+        *_, ticket = jp.lottery_tickets(Recorder(), params, 0.9, **HOW)
+        return ticket.mask
+
+    *_, ticket = jp.lottery_tickets(Recorder(), PARAMS, 0.9, **HOW)
+    chex.assert_trees_all_equal(last(PARAMS), ticket.mask)
+
+
 def test_a_training_may_donate_what_it_is_given():
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def moved(params, mask):

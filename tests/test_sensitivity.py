@@ -367,3 +367,12 @@ def test_an_allocation_for_other_leaves_is_refused():
         jp.allocate(other, 0.2, found)
     assert "`w0` holds 50 weights, and held 100" in str(raised.value)
     assert "`w1` was not measured: pass the where=" in str(raised.value)
+
+
+def test_an_array_in_two_places_has_no_share_by_measurement():
+    tied = jnp.arange(16.0).reshape(4, 4)
+    params = {"x": tied, "y": tied, "z": jnp.ones((4, 4))}
+    found = jp.sensitivity(lambda p: jnp.sum(p["x"] @ p["y"] @ p["z"]), params, [0.25, 0.5])
+    with pytest.raises(jp.PruningError, match="`y` is the same array as `x`"):
+        jp.allocate(params, 0.25, found)
+    jp.allocate(params, 0.25, found, overrides={"x": 0.25, "y": 0.25})

@@ -9,7 +9,7 @@ from jaxprune._errors import PruningError, shown
 from jaxprune._masks import apply_mask
 from jaxprune._metrics import L1, Metric, scores_of
 from jaxprune._plan import decide
-from jaxprune._tree import Where, is_array, is_weight, leaves, rebuild
+from jaxprune._tree import Where, is_array, is_traced, is_weight, leaves, rebuild
 from jaxprune.training._choose import Before, How, chosen, scope_of
 from jaxprune.training._rules import Rule
 from jaxprune.training._schedules import Schedule
@@ -106,6 +106,8 @@ def lottery_tickets(
         # Copies: what trains may donate its arguments.
         trained = train(_copy(start), _copy(rebuild(params, kept)), updates)
         values = values_like(params, trained, kept, "what train returned")
+        if any(map(is_traced, values)):
+            return trained
         broken = [
             leaf.name
             for leaf, mask in zip(leaves(trained), kept, strict=True)
