@@ -647,9 +647,33 @@ def test_a_folder_is_not_written_over(tmp_path):
     pruned_file(tmp_path / "in", tmp_path / "out", 0.5)  # an empty one is
     with pytest.raises(io.CheckpointError, match="out exists, and a folder is only written whole"):
         pruned_file(tmp_path / "in", tmp_path / "out", 0.5)
-    with pytest.raises(io.CheckpointError, match="is the input"):
+    with pytest.raises(io.CheckpointError, match="belongs to the input"):
         pruned_file(tmp_path / "in", tmp_path / "in", 0.5)
     assert not rubbish(tmp_path)
+
+
+def refuses_to_write(source, target):
+    with pytest.raises(io.CheckpointError, match=r"belongs to the input.* name another output"):
+        pruned_file(source, target, 0.5)
+    masks = target.parent / f"{target.name}.npz"
+    if target.is_file():  # a file of any name, for the masks
+        masks.symlink_to(target)
+    with pytest.raises(io.CheckpointError, match="belongs to the input"):
+        pruned_file(source, source.parent / "out.safetensors", 0.5, mask_target=masks)
+    masks.unlink(missing_ok=True)
+
+
+def test_no_file_of_an_input_is_written_over(tmp_path):
+    write_sharded(tmp_path / "sharded", model())
+    write_orbax(tmp_path / "orbax", {"w": normal(4, 4)})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name in os.listdir(tmp_path / "sharded"):
+        index = tmp_path / "sharded/model.safetensors.index.json"
+        for source in (tmp_path / "sharded", index):
+            refuses_to_write(source, tmp_path / "sharded" / name)
+    for name in ("_METADATA", "sub", "d/sub.safetensors", "../orbax/sub"):
+        refuses_to_write(tmp_path / "orbax", tmp_path / "orbax" / name)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_a_file_that_reads_back_otherwise_is_not_put_in_place(tmp_path, monkeypatch):

@@ -38,6 +38,8 @@ def spec_of(options: argparse.Namespace, source: Checkpoint) -> Any:
     spec = _spec(options)
     if not options.skip:
         return spec
+    if "*" in options.skip:  # as a rule, the one for the rest would take its place
+        raise PruningError("--skip '*' leaves nothing to prune: name fewer tensors.")
     return dict.fromkeys(_as_paths(options.skip, source)) | {"*": spec}
 
 

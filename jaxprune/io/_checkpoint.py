@@ -52,6 +52,7 @@ class Checkpoint(Protocol):
 
     Attributes:
         path: What was opened.
+        files: The files that are read; or a folder, all of which is the checkpoint's.
         tensors: What it holds, in its own order.
         metadata: What it says of itself, in a format that can.
         others: What else it holds, by name: numbers, texts, and the like.
@@ -59,6 +60,9 @@ class Checkpoint(Protocol):
 
     @property
     def path(self) -> Path: ...
+
+    @property
+    def files(self) -> Sequence[Path]: ...
 
     @property
     def tensors(self) -> Sequence[Tensor]: ...

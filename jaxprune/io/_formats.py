@@ -125,7 +125,7 @@ def rewriting(target: Path, source: Checkpoint, *, progress: Progress = quiet) -
     Raises:
         CheckpointError: the target would be the source, or the format cannot hold what is there.
     """
-    _refuse_itself(target, source)
+    refuse_input(target, source)
     made_of, format_ = _of_source(source.path), _of_target(target, source)
     if made_of is format_:
         with _checked(target, format_, progress, lambda path: format_.copy(path, source)) as put:
@@ -168,10 +168,17 @@ def making(
         yield put
 
 
-def _refuse_itself(target: Path, source: Checkpoint) -> None:
-    if target.exists() and target.samefile(source.path):
+def refuse_input(target: Path, source: Checkpoint) -> None:
+    """Refuses to write over what is read, or into a folder that is read as a whole.
+
+    Raises:
+        CheckpointError: `target` is such a place.
+    """
+    is_read = target.exists() and any(map(target.samefile, (source.path, *source.files)))
+    if is_read or any(path.resolve() in target.resolve().parents for path in source.files):
         raise CheckpointError(
-            f"{target} is the input, {source.path}: name another output, and rename it afterwards."
+            f"{target} belongs to the input, {source.path}: name another output, and rename it "
+            "afterwards."
         )
 
 

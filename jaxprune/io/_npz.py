@@ -41,6 +41,7 @@ class NpzFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.files = [path]
         self.metadata: dict[str, str] = {}
         self.others: list[str] = []
         self.members: dict[Tensor, _Member] = {}

@@ -26,6 +26,7 @@ class OrbaxFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.files = [path]
         self.metadata: dict[str, str] = {}
         self.others: list[str] = []
         self.arrays: dict[Tensor, str] = {}

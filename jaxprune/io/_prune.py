@@ -18,7 +18,7 @@ from jaxprune._report import LeafReport
 from jaxprune._specs import Unstructured, budget_of, pruned_count
 from jaxprune._tree import Where, any_leaf, is_prunable, is_weight
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
-from jaxprune.io._formats import making, rewriting
+from jaxprune.io._formats import making, refuse_input, rewriting
 from jaxprune.io._lowest import Cut, Ordered, find_cut, magnitudes, survivors, unsigned_of
 from jaxprune.io._progress import Progress, quiet
 from jaxprune.io._report import tensor_report
@@ -107,6 +107,8 @@ def _written(
     source = work.source
     done, reports = Pruned(), []
     masked = [_mask_of(tensor) for tensor in source.tensors if work.row(tensor).spec is not None]
+    if mask_target:
+        refuse_input(mask_target, source)
     with ExitStack() as stack:
         put = stack.enter_context(rewriting(target, source, progress=progress))
         put_mask = stack.enter_context(making(mask_target, masked, {})) if mask_target else None
