@@ -179,6 +179,21 @@ def test_compare_prints_a_table_or_json(model, capsys):
     assert (head["both"], head["only_a"], head["iou"]) == (16, 16, 0.5)
 
 
+def test_json_has_no_numbers_that_json_lacks(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", nan=np.array([[np.nan]]), far=np.array([[1.0]]))
+    np.savez(tmp_path / "b.npz", nan=np.array([[1.0]]), far=np.array([[np.inf]]))
+    assert main(["compare", str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [row["furthest"] for row in (*found["rows"], found["all"])] == [None] * 3
+
+
+def test_a_slash_at_the_end_means_a_folder(model, capsys):
+    out = f"{model.with_name('out.dir')}/"
+    assert main(["prune", str(model), "-o", out]) == 0
+    assert f"written   {out}" in capsys.readouterr().out
+    assert Path(out, "_METADATA").is_file()
+
+
 # --- what goes wrong ----------------------------------------------------------------------------
 
 
@@ -200,6 +215,8 @@ def test_compare_prints_a_table_or_json(model, capsys):
         ("--skip **", "Write it before the rules that take them"),
         ("--where conv.bias --spec rows", "needs 2 dimensions"),
         ("--metric lcg --seed -1", "seed"),
+        ("--metric lcg --seed 99999999999999999999999", "seed"),
+        ("--metric random --seed 99999999999999999999999", "expected a number of 64 bits"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(typed, words, model, capsys):

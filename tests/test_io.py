@@ -326,6 +326,29 @@ def test_masks_are_written_beside(tmp_path):
         same(by_path(dict(found)), {k: np.asarray(m) for k, m in expected.items() if m is not None})
 
 
+def test_an_orbax_folder_may_be_reached_from_another(tmp_path, monkeypatch):
+    write_orbax(tmp_path / "in", {"w": normal(4, 4)})
+    np.savez(tmp_path / "in.npz", w=normal(4, 4))
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    pruned_file(Path("../in"), Path("../sub/../out"), 0.5)
+    pruned_file(Path("../in.npz"), Path("../sub/../made"), 0.5)
+    assert np.count_nonzero(contents(Path("../out"))["w"]) == 8
+    assert np.count_nonzero(contents(Path("../made"))["w"]) == 8
+
+
+def test_names_of_folders_may_have_dots(tmp_path):
+    for kind in ("sharded", "orbax"):
+        WRITERS[f"_{kind}"](tmp_path / f"{kind}-3.2-1B", {"w": normal(4, 4), "v": normal(4, 4)})
+        pruned_file(tmp_path / f"{kind}-3.2-1B", tmp_path / f"{kind}-3.2-1B-pruned", 0.5)
+        pruned_file(tmp_path / f"{kind}-3.2-1B", tmp_path / f"{kind}-3.2.npz", 0.5)
+        assert (tmp_path / f"{kind}-3.2-1B-pruned").is_dir()
+        assert (tmp_path / f"{kind}-3.2.npz").is_file()
+    np.savez(tmp_path / "in.npz", w=normal(4, 4))
+    pruned_file(tmp_path / "in.npz", f"{tmp_path}/made.dir/", 0.5)
+    assert (tmp_path / "made.dir/_METADATA").is_file()
+
+
 # --- exactness ----------------------------------------------------------------------------------
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -424,6 +447,16 @@ def test_ties_of_a_global_budget_go_in_the_library_s_order(tmp_path):
     found = flax.serialization.msgpack_restore((tmp_path / "out.msgpack").read_bytes())
     expected = jp.prune(nested(tensors), spec)[0]
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_numbers_and_names_may_be_keys_of_one_map(tmp_path):
+    tree = {"a": np.ones((2, 5), np.float32), "b": np.ones((2, 5), np.float32)}
+    raw = flax.serialization.msgpack_serialize(tree)
+    (tmp_path / "in.msgpack").write_bytes(raw.replace(b"\xa1b", b"\x01"))
+    spec = jp.Unstructured(0.5, per="global")
+    pruned_file(tmp_path / "in.msgpack", tmp_path / "out.msgpack", spec)
+    found = contents(tmp_path / "out.msgpack")
+    assert (found["1"].sum(), found["a"].sum()) == (1, 9)
 
 
 def test_a_report_is_the_library_s(checkpoint):
@@ -599,7 +632,31 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path):
     np.savez(tmp_path / "two.npz", **{"a/b": normal(2, 2), "a/b/c": normal(2, 2)})
     with pytest.raises(io.CheckpointError, match="cannot both stand in a tree"):
         pruned_file(tmp_path / "two.npz", tmp_path / "out.msgpack", 0.5)
-    assert sorted(os.listdir(tmp_path)) == ["in.npz", "in.safetensors", "two.npz"]
+    np.savez(tmp_path / "empty.npz", w=normal(2, 2), e=np.zeros((0, 3)))
+    with pytest.raises(io.CheckpointError, match=r"'e' has the shape \(0, 3\), and Orbax"):
+        pruned_file(tmp_path / "empty.npz", tmp_path / "out", 0.5)
+    names = ["empty.npz", "in.npz", "in.safetensors", "two.npz"]
+    assert sorted(os.listdir(tmp_path)) == names
+
+
+def test_what_orbax_fails_at_is_told_in_one_line(tmp_path):
+    """Each tensor is below the limit; the file that Orbax makes of them is not."""
+    np.savez(tmp_path / "in.npz", **{f"w{i}": normal(80, 80) for i in range(8)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    try:
+        with pytest.raises(io.CheckpointError, match=r"^Orbax could not save this: .*\Z"):
+            pruned_file(tmp_path / "in.npz", tmp_path / "out", 0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == ["in.npz"]
+
+
+def test_a_folder_that_cannot_be_copied_is_told(tmp_path):
+    write_orbax(tmp_path / "in", {"w": normal(2, 2)})
+    (tmp_path / "in/gone").symlink_to("nowhere")
+    with pytest.raises(io.CheckpointError, match=r"gone could not be copied: .*No such file"):
+        pruned_file(tmp_path / "in", tmp_path / "out", 0.5)
 
 
 # --- whole or not at all ------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def prune(options: argparse.Namespace) -> None:
             return
         if options.output is None:
             raise PruningError("prune needs -o OUT, or --dry-run to write nothing.")
-        _refuse_one_place(options.output, options.mask_out)
+        _refuse_one_place(Path(options.output), options.mask_out)
         done = prune_checkpoint(
             source,
             options.output,
@@ -61,7 +61,7 @@ def report(options: argparse.Namespace) -> None:
             return
         found = report_checkpoint(source, where=where, progress=progress)
     if options.json:
-        print(json.dumps(found.to_dict(), indent=2))
+        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
     elif options.csv:
         _print_csv(found.rows)
     else:
@@ -72,7 +72,7 @@ def compare(options: argparse.Namespace) -> None:
     """`jaxprune compare`."""
     with open_checkpoint(options.a) as a, open_checkpoint(options.b) as b:
         found = compare_checkpoints(a, b, progress=progress)
-    print(json.dumps(found.to_dict(), indent=2) if options.json else found)
+    print(json.dumps(found.to_dict(), indent=2, allow_nan=False) if options.json else found)
 
 
 def _refuse_one_place(output: Path, masks: Path | None) -> None:

@@ -59,9 +59,10 @@ class Overlap:
         return Overlap(*sums, float(np.maximum(furthest, further)))  # type: ignore[call-arg]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, ready for JSON."""
+        """As plain numbers, ready for JSON: None for NaN and infinities, which it lacks."""
         counts = {name: getattr(self, name) for name in ("total", "both", "only_a", "only_b")}
-        return counts | {"iou": self.iou, "drift": self.drift, "furthest": self.furthest}
+        ratios = {"iou": self.iou, "drift": self.drift, "furthest": self.furthest}
+        return counts | {name: x if math.isfinite(x) else None for name, x in ratios.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,23 +99,28 @@ def _of_name(path: Path) -> _Format:
     )
 
 
-def _of_target(target: Path, source: Checkpoint) -> _Format:
+def _of_target(target: Path, source: Checkpoint, *, is_folder: bool) -> _Format:
     if target.name.endswith(INDEX):
         raise CheckpointError(f"{target}: shards and their index are written to a folder: name it.")
-    if target.suffix and not target.is_dir():
+    made_of = _of_source(source.path)
+    # Names of folders may have dots, such as that of a version.
+    has_extension = target.suffix in _SUFFIXES if made_of.is_folder else target.suffix
+    if has_extension and not is_folder and not target.is_dir():
         return _of_name(target)
-    format_ = _of_source(source.path)
-    return format_ if format_.is_folder else _ORBAX
+    return made_of if made_of.is_folder else _ORBAX
 
 
 @contextmanager
-def rewriting(target: Path, source: Checkpoint, *, progress: Progress = quiet) -> Iterator[Put]:
+def rewriting(
+    target: Path | str, source: Checkpoint, *, progress: Progress = quiet
+) -> Iterator[Put]:
     """Writes `target` whole or not at all: what `source` holds, with the values that are put.
 
     In the format of the source all else is copied byte for byte.
 
     Args:
-        target: The file or folder to write; its extension says in which format.
+        target: The file or folder to write; its extension says in which format, and a slash at its
+            end that it is a folder.
         source: The checkpoint that is rewritten. Every tensor of it is put, in its order.
         progress: Makes a progress bar of a label and a number of bytes.
 
@@ -125,8 +130,11 @@ def rewriting(target: Path, source: Checkpoint, *, progress: Progress = quiet) -
     Raises:
         CheckpointError: the target would be the source, or the format cannot hold what is there.
     """
+    is_folder = str(target).endswith("/")  # which a Path does not keep
+    target = Path(target)
     refuse_input(target, source)
-    made_of, format_ = _of_source(source.path), _of_target(target, source)
+    made_of = _of_source(source.path)
+    format_ = _of_target(target, source, is_folder=is_folder)
     if made_of is format_:
         with _checked(target, format_, progress, lambda path: format_.copy(path, source)) as put:
             yield put

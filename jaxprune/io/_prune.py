@@ -63,7 +63,7 @@ def plan_checkpoint(source: Checkpoint, spec: Any, *, where: Where = is_weight) 
 
 def prune_checkpoint(
     source: Checkpoint,
-    target: Path,
+    target: Path | str,
     spec: Any,
     *,
     metric: Metric = L1(),  # noqa: B008  # frozen and empty
@@ -79,7 +79,8 @@ def prune_checkpoint(
 
     Args:
         source: An open checkpoint.
-        target: The file or folder to write; its extension says in which format.
+        target: The file or folder to write; its extension says in which format, and a slash at its
+            end that it is a folder.
         spec: A spec, or rules by path patterns, as for `jaxprune.make_mask`.
         metric: How weights are scored.
         where: Which tensors may be pruned.
@@ -102,7 +103,11 @@ def prune_checkpoint(
 
 
 def _written(
-    work: "_Work", target: Path, mask_target: Path | None, with_report: bool, progress: Progress
+    work: "_Work",
+    target: Path | str,
+    mask_target: Path | None,
+    with_report: bool,
+    progress: Progress,
 ) -> Pruned:
     source = work.source
     done, reports = Pruned(), []
@@ -125,6 +130,11 @@ def _written(
                 reports.append(tensor_report(row.path, tensor, array, kept, row.reason))
             bar.update(tensor.nbytes)
     return replace(done, rows=tuple(reports))
+
+
+def _in_order(tensor: Tensor) -> tuple[tuple[bool, str | int], ...]:
+    # msgpack may have numbers and names side by side, which Python does not compare.
+    return tuple((isinstance(key, str), key) for key in tensor.keys)
 
 
 def _mask_of(tensor: Tensor) -> Tensor:
@@ -221,7 +231,7 @@ class _Work:
         widest = functools.reduce(jnp.promote_types, [self._dtypes[tensor] for tensor in pool])
         self._dtypes |= dict.fromkeys(pool, np.dtype(widest))
         width = 8 * np.dtype(widest).itemsize
-        in_order = sorted(pool, key=lambda tensor: tensor.keys)  # as JAX sorts a dict
+        in_order = sorted(pool, key=_in_order)  # as JAX sorts a dict
         passes = width // 16 + (in_order != pool)
         with progress("counting", passes * sum(tensor.nbytes for tensor in pool)) as bar:
 
