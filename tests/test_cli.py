@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import resource
 import subprocess
 import sys
 import termios
@@ -274,6 +275,40 @@ def test_a_folder_that_cannot_be_written_is_told(model, capsys):
     assert f"{folder / 'out.safetensors'}: " in told
 
 
+def test_a_page_that_cannot_be_written_is_named(model, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    out = model.with_name("page.html")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        told = refused(capsys, "report", model, "--html", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert told == f"jaxprune: {out}: File too large\n"
+
+
+def test_an_error_is_one_line_whatever_the_path(tmp_path, capsys):
+    path = tmp_path / "a\nb\x1b[2J.npz"
+    told = refused(capsys, "report", path)
+    assert told == f"jaxprune: {tmp_path}/a\\nb\\x1b[2J.npz: No such file or directory\n"
+    path.write_bytes(b"no zip")
+    assert f"{tmp_path}/a\\nb\\x1b[2J.npz is no whole npz" in refused(capsys, "report", path)
+
+
+def test_the_lines_of_several_problems_stay(model, capsys):
+    assert main(["prune", str(model), "--dry-run", "--skip", "a", "--skip", "b"]) == 2
+    assert capsys.readouterr().err.startswith("jaxprune: 2 problems:\n  the pattern 'a' ")
+
+
+def test_an_error_of_the_system_without_words_is_told(monkeypatch, model, capsys):
+    def fails(*_):
+        raise OSError("many things")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    out = model.with_name("out.safetensors")
+    told = refused(capsys, "prune", model, "-o", out)
+    assert told == f"jaxprune: {out}: many things\n"
+
+
 def test_a_file_that_is_cut_is_told(model, capsys):
     model.write_bytes(model.read_bytes()[:-1])
     out = model.with_name("out.safetensors")
@@ -297,10 +332,10 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys):
 # --- processes ----------------------------------------------------------------------------------
 
 
-def run(*arguments, **options):
+def run(*arguments, variables=None, **options):
     return subprocess.run(
         [sys.executable, "-W", "error", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | (variables or {}),
         check=False,
         **options,
     )
@@ -332,6 +367,41 @@ def test_as_a_process_it_is_quiet_when_piped(model):
     assert done.stdout.startswith("asked     Unstructured")
     done = run(*arguments[:-1], model, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_what_cannot_be_encoded_is_escaped(tmp_path):
+    np.savez(tmp_path / "é.npz", **{"é": np.ones((2, 2))})
+    code = "import sys; from jaxprune.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["-c", code, "report", tmp_path / "é.npz"]
+    done = run(*arguments, capture_output=True, variables={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\xe9" in done.stdout
+
+
+def test_whoever_reads_may_go(model):
+    code = "from jaxprune.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = run("-c", code, "report", model, stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_an_interrupt_while_jax_is_imported_is_told(model):
+    code = """
+import builtins, signal, sys
+from jaxprune.cli import main
+imported = builtins.__import__
+def interrupted(name, *rest):
+    if name == "jax":
+        signal.raise_signal(signal.SIGINT)
+    return imported(name, *rest)
+builtins.__import__ = interrupted
+sys.exit(main(sys.argv[1:]))
+"""
+    done = run("-c", code, "report", model, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "jaxprune: interrupted; nothing was written.\n"
 
 
 def test_on_a_terminal_it_shows_progress(model, monkeypatch, capsys):

@@ -609,6 +609,18 @@ def test_folders_that_are_no_checkpoints_are_refused(tmp_path):
         io.open_checkpoint(tmp_path / "10/default")
 
 
+def test_a_zip_at_odds_with_its_directory_is_refused(tmp_path):
+    """A member that is no array is read only when it is copied."""
+    path = tmp_path / "in.npz"
+    np.savez(path, w=normal(2, 2))
+    with zipfile.ZipFile(path, "a") as zipped:
+        zipped.writestr("README", "by hand")
+    path.write_bytes(path.read_bytes().replace(b"README", b"ERRATA", 1))
+    with pytest.raises(io.CheckpointError, match=r"in.npz is no whole npz file: .*differ"):
+        pruned_file(path, tmp_path / "out.npz", 0.5)
+    assert os.listdir(tmp_path) == ["in.npz"]
+
+
 def test_an_orbax_folder_without_its_arrays_is_refused(tmp_path):
     write_orbax(tmp_path / "in", {"w": normal(2, 2)})
     shutil.rmtree(tmp_path / "in/d")
@@ -632,6 +644,10 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path):
     np.savez(tmp_path / "two.npz", **{"a/b": normal(2, 2), "a/b/c": normal(2, 2)})
     with pytest.raises(io.CheckpointError, match="cannot both stand in a tree"):
         pruned_file(tmp_path / "two.npz", tmp_path / "out.msgpack", 0.5)
+    named = {"w": normal(2, 2), "a\0b": normal(2, 2)}
+    write_safetensors(source, named)
+    with pytest.raises(io.CheckpointError, match=r"'a\\x00b' has a NUL in its name"):
+        pruned_file(source, tmp_path / "out.npz", 0.5)
     np.savez(tmp_path / "empty.npz", w=normal(2, 2), e=np.zeros((0, 3)))
     with pytest.raises(io.CheckpointError, match=r"'e' has the shape \(0, 3\), and Orbax"):
         pruned_file(tmp_path / "empty.npz", tmp_path / "out", 0.5)
@@ -827,6 +843,16 @@ def test_a_comparison_counts_overlap_and_drift(tmp_path):
     assert found.changed == {"s": ("float32[2, 3]", "float32[3, 2]")}
     assert "changed: s: float32[2, 3] in A, float32[3, 2] in B" in str(found)
     assert json.loads(json.dumps(found.to_dict()))["all"]["both"] == 2
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 0x7C01), ("bfloat16", 0x7F81)])
+def test_signalling_nans_are_met_in_silence(dtype, bits, tmp_path):
+    """Warnings are errors here."""
+    values = np.array([[bits, 0]], np.uint16).view(numpy_dtype(dtype))
+    write_safetensors(tmp_path / "in.safetensors", {"w": values})
+    with io.open_checkpoint(tmp_path / "in.safetensors") as source:
+        assert np.isnan(io.compare_checkpoints(source, source).all.furthest)
+    assert io.histogram(values)[1:] == (0.0, 0.0)
 
 
 def test_a_comparison_shows_what_is_no_number(tmp_path):

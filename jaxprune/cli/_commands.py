@@ -23,7 +23,7 @@ from jaxprune.io import (
     report_rows,
 )
 from jaxprune.io._atomic import replacing
-from jaxprune.io._formats import refuse_input
+from jaxprune.io._formats import naming, refuse_input
 
 
 def prune(options: argparse.Namespace) -> None:
@@ -109,7 +109,7 @@ def _write_page(target: Path, source: Checkpoint, where: Where) -> None:
         zeros = row.count.total - row.count.nonzero
         what = row.path, row.shape, row.dtype, row.count.total, zeros, row.pattern
         leaves.append(LeafView(*what, histogram(values), row.in_scope))
-    with replacing(target) as temporary:
+    with naming(target), replacing(target) as temporary:
         temporary.write_text(page(source.path.name, leaves), "utf-8")
     print(f"written   {target}")
 

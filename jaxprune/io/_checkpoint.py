@@ -185,6 +185,12 @@ def raw_bytes(array: Array) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
+def widened(array: Array) -> Array:
+    """Floats as float64; in silence, where NumPy warns of NaNs that it calls signalling."""
+    with np.errstate(all="ignore"):
+        return array.astype(np.float64)
+
+
 def wide_types(tensors: Sequence[Tensor]) -> AbstractContextManager[Any]:
     """Lets JAX have float64, where a tensor is of it."""
     if not any(tensor.dtype == "float64" for tensor in tensors):

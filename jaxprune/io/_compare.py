@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxprune._table import integer, table
 from jaxprune._tree import is_prunable
-from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of
+from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, widened
 from jaxprune.io._progress import Progress, quiet
 
 _CHUNK = 1 << 20
@@ -152,7 +152,7 @@ def _described(tensor: Tensor) -> str:
 
 def _parts(values: Array) -> Iterator[Array]:
     flat = values.reshape(-1)
-    return (flat[at : at + _CHUNK].astype(np.float64) for at in range(0, flat.size, _CHUNK))
+    return (widened(flat[at : at + _CHUNK]) for at in range(0, flat.size, _CHUNK))
 
 
 def _overlap(a: Array, b: Array) -> Overlap:

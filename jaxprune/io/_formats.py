@@ -196,7 +196,7 @@ def _checked(
 ) -> Iterator[Put]:
     is_file = not format_.is_folder
     place: Callable[[Path], AbstractContextManager[Path]] = replacing if is_file else creating
-    with _naming(target), place(target) as path:
+    with naming(target), place(target) as path:
         sums: dict[Tensor, int] = {}
         with write(path) as writer:
 
@@ -210,7 +210,7 @@ def _checked(
 
 
 @contextmanager
-def _naming(target: Path) -> Iterator[None]:
+def naming(target: Path) -> Iterator[None]:
     """Has what the system refuses name the output, and not the file that stands in for it."""
     try:
         yield
