@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import resource
 import subprocess
 import sys
 import termios
@@ -159,7 +160,7 @@ def test_report_as_a_page(model, capsys):
     page = out.read_text("utf-8")
     assert "in 3 leaves" in page
     assert "lm_head" in page
-    assert "are one file" in refused(capsys, "report", model, "--html", model)
+    assert "belongs to the input" in refused(capsys, "report", model, "--html", model)
 
 
 def test_compare_prints_a_table_or_json(model, capsys):
@@ -179,6 +180,21 @@ def test_compare_prints_a_table_or_json(model, capsys):
     assert (head["both"], head["only_a"], head["iou"]) == (16, 16, 0.5)
 
 
+def test_json_has_no_numbers_that_json_lacks(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", nan=np.array([[np.nan]]), far=np.array([[1.0]]))
+    np.savez(tmp_path / "b.npz", nan=np.array([[1.0]]), far=np.array([[np.inf]]))
+    assert main(["compare", str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [row["furthest"] for row in (*found["rows"], found["all"])] == [None] * 3
+
+
+def test_a_slash_at_the_end_means_a_folder(model, capsys):
+    out = f"{model.with_name('out.dir')}/"
+    assert main(["prune", str(model), "-o", out]) == 0
+    assert f"written   {out}" in capsys.readouterr().out
+    assert Path(out, "_METADATA").is_file()
+
+
 # --- what goes wrong ----------------------------------------------------------------------------
 
 
@@ -196,8 +212,12 @@ def test_compare_prints_a_table_or_json(model, capsys):
         ("--spec 2:4 --axis width", "--axis width: expected input, output or a number"),
         ("--where lm_haed", "the pattern 'lm_haed' matches no leaf and no subtree. Did you mean"),
         ("--skip lm_haed", "the pattern 'lm_haed' matches no leaf and no subtree. Did you mean"),
+        ("--skip *", "--skip '*' leaves nothing to prune"),
+        ("--skip **", "Write it before the rules that take them"),
         ("--where conv.bias --spec rows", "needs 2 dimensions"),
         ("--metric lcg --seed -1", "seed"),
+        ("--metric lcg --seed 99999999999999999999999", "seed"),
+        ("--metric random --seed 99999999999999999999999", "expected a number of 64 bits"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(typed, words, model, capsys):
@@ -232,9 +252,9 @@ def test_the_input_is_never_the_output(model, capsys):
     before = model.read_bytes()
     for out in (model, link, hard, model.parent / "." / model.name):
         told = refused(capsys, "prune", model, "-o", out)
-        assert "are one file: name another output" in told
+        assert "belongs to the input" in told
     out = model.with_name("out.safetensors")
-    refused(capsys, "prune", model, "-o", out, "--mask-out", out)
+    assert "are one file" in refused(capsys, "prune", model, "-o", out, "--mask-out", out)
     refused(capsys, "prune", model, "-o", out, "--mask-out", hard)
     refused(capsys, "prune", model, "-o", out, "--mask-out", model)
     assert model.read_bytes() == before
@@ -253,6 +273,40 @@ def test_a_folder_that_cannot_be_written_is_told(model, capsys):
         folder.mkdir(mode=0o500)
     told = refused(capsys, "prune", model, "-o", folder / "out.safetensors")
     assert f"{folder / 'out.safetensors'}: " in told
+
+
+def test_a_page_that_cannot_be_written_is_named(model, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    out = model.with_name("page.html")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        told = refused(capsys, "report", model, "--html", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert told == f"jaxprune: {out}: File too large\n"
+
+
+def test_an_error_is_one_line_whatever_the_path(tmp_path, capsys):
+    path = tmp_path / "a\nb\x1b[2J.npz"
+    told = refused(capsys, "report", path)
+    assert told == f"jaxprune: {tmp_path}/a\\nb\\x1b[2J.npz: No such file or directory\n"
+    path.write_bytes(b"no zip")
+    assert f"{tmp_path}/a\\nb\\x1b[2J.npz is no whole npz" in refused(capsys, "report", path)
+
+
+def test_the_lines_of_several_problems_stay(model, capsys):
+    assert main(["prune", str(model), "--dry-run", "--skip", "a", "--skip", "b"]) == 2
+    assert capsys.readouterr().err.startswith("jaxprune: 2 problems:\n  the pattern 'a' ")
+
+
+def test_an_error_of_the_system_without_words_is_told(monkeypatch, model, capsys):
+    def fails(*_):
+        raise OSError("many things")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    out = model.with_name("out.safetensors")
+    told = refused(capsys, "prune", model, "-o", out)
+    assert told == f"jaxprune: {out}: many things\n"
 
 
 def test_a_file_that_is_cut_is_told(model, capsys):
@@ -278,10 +332,10 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys):
 # --- processes ----------------------------------------------------------------------------------
 
 
-def run(*arguments, **options):
+def run(*arguments, variables=None, **options):
     return subprocess.run(
         [sys.executable, "-W", "error", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | (variables or {}),
         check=False,
         **options,
     )
@@ -313,6 +367,41 @@ def test_as_a_process_it_is_quiet_when_piped(model):
     assert done.stdout.startswith("asked     Unstructured")
     done = run(*arguments[:-1], model, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_what_cannot_be_encoded_is_escaped(tmp_path):
+    np.savez(tmp_path / "é.npz", **{"é": np.ones((2, 2))})
+    code = "import sys; from jaxprune.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["-c", code, "report", tmp_path / "é.npz"]
+    done = run(*arguments, capture_output=True, variables={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\xe9" in done.stdout
+
+
+def test_whoever_reads_may_go(model):
+    code = "from jaxprune.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = run("-c", code, "report", model, stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_an_interrupt_while_jax_is_imported_is_told(model):
+    code = """
+import builtins, signal, sys
+from jaxprune.cli import main
+imported = builtins.__import__
+def interrupted(name, *rest):
+    if name == "jax":
+        signal.raise_signal(signal.SIGINT)
+    return imported(name, *rest)
+builtins.__import__ = interrupted
+sys.exit(main(sys.argv[1:]))
+"""
+    done = run("-c", code, "report", model, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "jaxprune: interrupted; nothing was written.\n"
 
 
 def test_on_a_terminal_it_shows_progress(model, monkeypatch, capsys):

@@ -326,6 +326,29 @@ def test_masks_are_written_beside(tmp_path):
         same(by_path(dict(found)), {k: np.asarray(m) for k, m in expected.items() if m is not None})
 
 
+def test_an_orbax_folder_may_be_reached_from_another(tmp_path, monkeypatch):
+    write_orbax(tmp_path / "in", {"w": normal(4, 4)})
+    np.savez(tmp_path / "in.npz", w=normal(4, 4))
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    pruned_file(Path("../in"), Path("../sub/../out"), 0.5)
+    pruned_file(Path("../in.npz"), Path("../sub/../made"), 0.5)
+    assert np.count_nonzero(contents(Path("../out"))["w"]) == 8
+    assert np.count_nonzero(contents(Path("../made"))["w"]) == 8
+
+
+def test_names_of_folders_may_have_dots(tmp_path):
+    for kind in ("sharded", "orbax"):
+        WRITERS[f"_{kind}"](tmp_path / f"{kind}-3.2-1B", {"w": normal(4, 4), "v": normal(4, 4)})
+        pruned_file(tmp_path / f"{kind}-3.2-1B", tmp_path / f"{kind}-3.2-1B-pruned", 0.5)
+        pruned_file(tmp_path / f"{kind}-3.2-1B", tmp_path / f"{kind}-3.2.npz", 0.5)
+        assert (tmp_path / f"{kind}-3.2-1B-pruned").is_dir()
+        assert (tmp_path / f"{kind}-3.2.npz").is_file()
+    np.savez(tmp_path / "in.npz", w=normal(4, 4))
+    pruned_file(tmp_path / "in.npz", f"{tmp_path}/made.dir/", 0.5)
+    assert (tmp_path / "made.dir/_METADATA").is_file()
+
+
 # --- exactness ----------------------------------------------------------------------------------
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -424,6 +447,16 @@ def test_ties_of_a_global_budget_go_in_the_library_s_order(tmp_path):
     found = flax.serialization.msgpack_restore((tmp_path / "out.msgpack").read_bytes())
     expected = jp.prune(nested(tensors), spec)[0]
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_numbers_and_names_may_be_keys_of_one_map(tmp_path):
+    tree = {"a": np.ones((2, 5), np.float32), "b": np.ones((2, 5), np.float32)}
+    raw = flax.serialization.msgpack_serialize(tree)
+    (tmp_path / "in.msgpack").write_bytes(raw.replace(b"\xa1b", b"\x01"))
+    spec = jp.Unstructured(0.5, per="global")
+    pruned_file(tmp_path / "in.msgpack", tmp_path / "out.msgpack", spec)
+    found = contents(tmp_path / "out.msgpack")
+    assert (found["1"].sum(), found["a"].sum()) == (1, 9)
 
 
 def test_a_report_is_the_library_s(checkpoint):
@@ -576,6 +609,18 @@ def test_folders_that_are_no_checkpoints_are_refused(tmp_path):
         io.open_checkpoint(tmp_path / "10/default")
 
 
+def test_a_zip_at_odds_with_its_directory_is_refused(tmp_path):
+    """A member that is no array is read only when it is copied."""
+    path = tmp_path / "in.npz"
+    np.savez(path, w=normal(2, 2))
+    with zipfile.ZipFile(path, "a") as zipped:
+        zipped.writestr("README", "by hand")
+    path.write_bytes(path.read_bytes().replace(b"README", b"ERRATA", 1))
+    with pytest.raises(io.CheckpointError, match=r"in.npz is no whole npz file: .*differ"):
+        pruned_file(path, tmp_path / "out.npz", 0.5)
+    assert os.listdir(tmp_path) == ["in.npz"]
+
+
 def test_an_orbax_folder_without_its_arrays_is_refused(tmp_path):
     write_orbax(tmp_path / "in", {"w": normal(2, 2)})
     shutil.rmtree(tmp_path / "in/d")
@@ -599,7 +644,35 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path):
     np.savez(tmp_path / "two.npz", **{"a/b": normal(2, 2), "a/b/c": normal(2, 2)})
     with pytest.raises(io.CheckpointError, match="cannot both stand in a tree"):
         pruned_file(tmp_path / "two.npz", tmp_path / "out.msgpack", 0.5)
-    assert sorted(os.listdir(tmp_path)) == ["in.npz", "in.safetensors", "two.npz"]
+    named = {"w": normal(2, 2), "a\0b": normal(2, 2)}
+    write_safetensors(source, named)
+    with pytest.raises(io.CheckpointError, match=r"'a\\x00b' has a NUL in its name"):
+        pruned_file(source, tmp_path / "out.npz", 0.5)
+    np.savez(tmp_path / "empty.npz", w=normal(2, 2), e=np.zeros((0, 3)))
+    with pytest.raises(io.CheckpointError, match=r"'e' has the shape \(0, 3\), and Orbax"):
+        pruned_file(tmp_path / "empty.npz", tmp_path / "out", 0.5)
+    names = ["empty.npz", "in.npz", "in.safetensors", "two.npz"]
+    assert sorted(os.listdir(tmp_path)) == names
+
+
+def test_what_orbax_fails_at_is_told_in_one_line(tmp_path):
+    """Each tensor is below the limit; the file that Orbax makes of them is not."""
+    np.savez(tmp_path / "in.npz", **{f"w{i}": normal(80, 80) for i in range(8)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    try:
+        with pytest.raises(io.CheckpointError, match=r"^Orbax could not save this: .*\Z"):
+            pruned_file(tmp_path / "in.npz", tmp_path / "out", 0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == ["in.npz"]
+
+
+def test_a_folder_that_cannot_be_copied_is_told(tmp_path):
+    write_orbax(tmp_path / "in", {"w": normal(2, 2)})
+    (tmp_path / "in/gone").symlink_to("nowhere")
+    with pytest.raises(io.CheckpointError, match=r"gone could not be copied: .*No such file"):
+        pruned_file(tmp_path / "in", tmp_path / "out", 0.5)
 
 
 # --- whole or not at all ------------------------------------------------------------------------
@@ -647,9 +720,33 @@ def test_a_folder_is_not_written_over(tmp_path):
     pruned_file(tmp_path / "in", tmp_path / "out", 0.5)  # an empty one is
     with pytest.raises(io.CheckpointError, match="out exists, and a folder is only written whole"):
         pruned_file(tmp_path / "in", tmp_path / "out", 0.5)
-    with pytest.raises(io.CheckpointError, match="is the input"):
+    with pytest.raises(io.CheckpointError, match="belongs to the input"):
         pruned_file(tmp_path / "in", tmp_path / "in", 0.5)
     assert not rubbish(tmp_path)
+
+
+def refuses_to_write(source, target):
+    with pytest.raises(io.CheckpointError, match=r"belongs to the input.* name another output"):
+        pruned_file(source, target, 0.5)
+    masks = target.parent / f"{target.name}.npz"
+    if target.is_file():  # a file of any name, for the masks
+        masks.symlink_to(target)
+    with pytest.raises(io.CheckpointError, match="belongs to the input"):
+        pruned_file(source, source.parent / "out.safetensors", 0.5, mask_target=masks)
+    masks.unlink(missing_ok=True)
+
+
+def test_no_file_of_an_input_is_written_over(tmp_path):
+    write_sharded(tmp_path / "sharded", model())
+    write_orbax(tmp_path / "orbax", {"w": normal(4, 4)})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name in os.listdir(tmp_path / "sharded"):
+        index = tmp_path / "sharded/model.safetensors.index.json"
+        for source in (tmp_path / "sharded", index):
+            refuses_to_write(source, tmp_path / "sharded" / name)
+    for name in ("_METADATA", "sub", "d/sub.safetensors", "../orbax/sub"):
+        refuses_to_write(tmp_path / "orbax", tmp_path / "orbax" / name)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_a_file_that_reads_back_otherwise_is_not_put_in_place(tmp_path, monkeypatch):
@@ -746,6 +843,16 @@ def test_a_comparison_counts_overlap_and_drift(tmp_path):
     assert found.changed == {"s": ("float32[2, 3]", "float32[3, 2]")}
     assert "changed: s: float32[2, 3] in A, float32[3, 2] in B" in str(found)
     assert json.loads(json.dumps(found.to_dict()))["all"]["both"] == 2
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 0x7C01), ("bfloat16", 0x7F81)])
+def test_signalling_nans_are_met_in_silence(dtype, bits, tmp_path):
+    """Warnings are errors here."""
+    values = np.array([[bits, 0]], np.uint16).view(numpy_dtype(dtype))
+    write_safetensors(tmp_path / "in.safetensors", {"w": values})
+    with io.open_checkpoint(tmp_path / "in.safetensors") as source:
+        assert np.isnan(io.compare_checkpoints(source, source).all.furthest)
+    assert io.histogram(values)[1:] == (0.0, 0.0)
 
 
 def test_a_comparison_shows_what_is_no_number(tmp_path):

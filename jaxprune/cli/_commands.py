@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from jaxprune.io import (
     report_rows,
 )
 from jaxprune.io._atomic import replacing
+from jaxprune.io._formats import naming, refuse_input
 
 
 def prune(options: argparse.Namespace) -> None:
@@ -35,7 +35,7 @@ def prune(options: argparse.Namespace) -> None:
             return
         if options.output is None:
             raise PruningError("prune needs -o OUT, or --dry-run to write nothing.")
-        _refuse_one_place(options.input, options.output, options.mask_out)
+        _refuse_one_place(Path(options.output), options.mask_out)
         done = prune_checkpoint(
             source,
             options.output,
@@ -56,12 +56,12 @@ def report(options: argparse.Namespace) -> None:
     with open_checkpoint(options.input) as source:
         where = where_of(options, source)
         if options.html:
-            _refuse_one_place(options.input, options.html)
+            refuse_input(options.html, source)
             _write_page(options.html, source, where)
             return
         found = report_checkpoint(source, where=where, progress=progress)
     if options.json:
-        print(json.dumps(found.to_dict(), indent=2))
+        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
     elif options.csv:
         _print_csv(found.rows)
     else:
@@ -72,16 +72,15 @@ def compare(options: argparse.Namespace) -> None:
     """`jaxprune compare`."""
     with open_checkpoint(options.a) as a, open_checkpoint(options.b) as b:
         found = compare_checkpoints(a, b, progress=progress)
-    print(json.dumps(found.to_dict(), indent=2) if options.json else found)
+    print(json.dumps(found.to_dict(), indent=2, allow_nan=False) if options.json else found)
 
 
-def _refuse_one_place(*paths: Path | None) -> None:
-    named = [path for path in paths if path is not None]
-    for a, b in itertools.combinations(named, 2):
-        if a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b)):
-            raise PruningError(
-                f"{a} and {b} are one file: name another output, and rename it afterwards."
-            )
+def _refuse_one_place(output: Path, masks: Path | None) -> None:
+    if masks is None:
+        return
+    both_exist = output.exists() and masks.exists()
+    if output.resolve() == masks.resolve() or (both_exist and output.samefile(masks)):
+        raise PruningError(f"{output} and {masks} are one file: name another file for the masks.")
 
 
 def _summary(options: argparse.Namespace, source: Checkpoint, done: Pruned) -> str:
@@ -110,7 +109,7 @@ def _write_page(target: Path, source: Checkpoint, where: Where) -> None:
         zeros = row.count.total - row.count.nonzero
         what = row.path, row.shape, row.dtype, row.count.total, zeros, row.pattern
         leaves.append(LeafView(*what, histogram(values), row.in_scope))
-    with replacing(target) as temporary:
+    with naming(target), replacing(target) as temporary:
         temporary.write_text(page(source.path.name, leaves), "utf-8")
     print(f"written   {target}")
 

@@ -41,7 +41,8 @@ def _command(
 def _add_prune(prune: argparse.ArgumentParser) -> None:
     add = prune.add_argument
     add("input", metavar="IN", type=Path, help="the checkpoint")
-    add("-o", "--output", metavar="OUT", type=Path, help="what to write; its extension: the format")
+    # No Path, for that would lose the slash at the end of a folder.
+    add("-o", "--output", metavar="OUT", help="what to write; its extension: the format")
     add("--sparsity", metavar="S", type=float, help="fraction removed, in [0, 1); 0.5 by default")
     add(
         "--spec",

@@ -38,6 +38,8 @@ def spec_of(options: argparse.Namespace, source: Checkpoint) -> Any:
     spec = _spec(options)
     if not options.skip:
         return spec
+    if "*" in options.skip:  # as a rule, the one for the rest would take its place
+        raise PruningError("--skip '*' leaves nothing to prune: name fewer tensors.")
     return dict.fromkeys(_as_paths(options.skip, source)) | {"*": spec}
 
 
@@ -50,7 +52,11 @@ def metric_of(options: argparse.Namespace) -> Any:
     """The metric that was asked for."""
     if options.metric in ("l1", "l2"):
         return L1() if options.metric == "l1" else L2()
-    return LCG(options.seed) if options.metric == "lcg" else Random(jax.random.key(options.seed))
+    if options.metric == "lcg":
+        return LCG(options.seed)
+    if not -(2**63) <= options.seed < 2**63:
+        raise PruningError(f"--seed {options.seed}: expected a number of 64 bits.")
+    return Random(jax.random.key(options.seed))
 
 
 def _spec(options: argparse.Namespace) -> Any:

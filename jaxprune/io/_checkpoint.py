@@ -52,6 +52,7 @@ class Checkpoint(Protocol):
 
     Attributes:
         path: What was opened.
+        files: The files that are read; or a folder, all of which is the checkpoint's.
         tensors: What it holds, in its own order.
         metadata: What it says of itself, in a format that can.
         others: What else it holds, by name: numbers, texts, and the like.
@@ -59,6 +60,9 @@ class Checkpoint(Protocol):
 
     @property
     def path(self) -> Path: ...
+
+    @property
+    def files(self) -> Sequence[Path]: ...
 
     @property
     def tensors(self) -> Sequence[Tensor]: ...
@@ -179,6 +183,12 @@ def shaped(raw: Array, tensor: Tensor) -> Array:
 def raw_bytes(array: Array) -> memoryview:
     """The bytes of an array in C order, uncopied where they lie so."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def widened(array: Array) -> Array:
+    """Floats as float64; in silence, where NumPy warns of NaNs that it calls signalling."""
+    with np.errstate(all="ignore"):
+        return array.astype(np.float64)
 
 
 def wide_types(tensors: Sequence[Tensor]) -> AbstractContextManager[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxprune._table import integer, table
 from jaxprune._tree import is_prunable
-from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of
+from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, widened
 from jaxprune.io._progress import Progress, quiet
 
 _CHUNK = 1 << 20
@@ -59,9 +59,10 @@ class Overlap:
         return Overlap(*sums, float(np.maximum(furthest, further)))  # type: ignore[call-arg]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, ready for JSON."""
+        """As plain numbers, ready for JSON: None for NaN and infinities, which it lacks."""
         counts = {name: getattr(self, name) for name in ("total", "both", "only_a", "only_b")}
-        return counts | {"iou": self.iou, "drift": self.drift, "furthest": self.furthest}
+        ratios = {"iou": self.iou, "drift": self.drift, "furthest": self.furthest}
+        return counts | {name: x if math.isfinite(x) else None for name, x in ratios.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ def _described(tensor: Tensor) -> str:
 
 def _parts(values: Array) -> Iterator[Array]:
     flat = values.reshape(-1)
-    return (flat[at : at + _CHUNK].astype(np.float64) for at in range(0, flat.size, _CHUNK))
+    return (widened(flat[at : at + _CHUNK]) for at in range(0, flat.size, _CHUNK))
 
 
 def _overlap(a: Array, b: Array) -> Overlap:

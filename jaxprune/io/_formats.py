@@ -99,23 +99,28 @@ def _of_name(path: Path) -> _Format:
     )
 
 
-def _of_target(target: Path, source: Checkpoint) -> _Format:
+def _of_target(target: Path, source: Checkpoint, *, is_folder: bool) -> _Format:
     if target.name.endswith(INDEX):
         raise CheckpointError(f"{target}: shards and their index are written to a folder: name it.")
-    if target.suffix and not target.is_dir():
+    made_of = _of_source(source.path)
+    # Names of folders may have dots, such as that of a version.
+    has_extension = target.suffix in _SUFFIXES if made_of.is_folder else target.suffix
+    if has_extension and not is_folder and not target.is_dir():
         return _of_name(target)
-    format_ = _of_source(source.path)
-    return format_ if format_.is_folder else _ORBAX
+    return made_of if made_of.is_folder else _ORBAX
 
 
 @contextmanager
-def rewriting(target: Path, source: Checkpoint, *, progress: Progress = quiet) -> Iterator[Put]:
+def rewriting(
+    target: Path | str, source: Checkpoint, *, progress: Progress = quiet
+) -> Iterator[Put]:
     """Writes `target` whole or not at all: what `source` holds, with the values that are put.
 
     In the format of the source all else is copied byte for byte.
 
     Args:
-        target: The file or folder to write; its extension says in which format.
+        target: The file or folder to write; its extension says in which format, and a slash at its
+            end that it is a folder.
         source: The checkpoint that is rewritten. Every tensor of it is put, in its order.
         progress: Makes a progress bar of a label and a number of bytes.
 
@@ -125,8 +130,11 @@ def rewriting(target: Path, source: Checkpoint, *, progress: Progress = quiet) -
     Raises:
         CheckpointError: the target would be the source, or the format cannot hold what is there.
     """
-    _refuse_itself(target, source)
-    made_of, format_ = _of_source(source.path), _of_target(target, source)
+    is_folder = str(target).endswith("/")  # which a Path does not keep
+    target = Path(target)
+    refuse_input(target, source)
+    made_of = _of_source(source.path)
+    format_ = _of_target(target, source, is_folder=is_folder)
     if made_of is format_:
         with _checked(target, format_, progress, lambda path: format_.copy(path, source)) as put:
             yield put
@@ -168,10 +176,17 @@ def making(
         yield put
 
 
-def _refuse_itself(target: Path, source: Checkpoint) -> None:
-    if target.exists() and target.samefile(source.path):
+def refuse_input(target: Path, source: Checkpoint) -> None:
+    """Refuses to write over what is read, or into a folder that is read as a whole.
+
+    Raises:
+        CheckpointError: `target` is such a place.
+    """
+    is_read = target.exists() and any(map(target.samefile, (source.path, *source.files)))
+    if is_read or any(path.resolve() in target.resolve().parents for path in source.files):
         raise CheckpointError(
-            f"{target} is the input, {source.path}: name another output, and rename it afterwards."
+            f"{target} belongs to the input, {source.path}: name another output, and rename it "
+            "afterwards."
         )
 
 
@@ -181,7 +196,7 @@ def _checked(
 ) -> Iterator[Put]:
     is_file = not format_.is_folder
     place: Callable[[Path], AbstractContextManager[Path]] = replacing if is_file else creating
-    with _naming(target), place(target) as path:
+    with naming(target), place(target) as path:
         sums: dict[Tensor, int] = {}
         with write(path) as writer:
 
@@ -195,7 +210,7 @@ def _checked(
 
 
 @contextmanager
-def _naming(target: Path) -> Iterator[None]:
+def naming(target: Path) -> Iterator[None]:
     """Has what the system refuses name the output, and not the file that stands in for it."""
     try:
         yield

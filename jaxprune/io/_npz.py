@@ -1,11 +1,11 @@
 """NumPy's npz: a zip of npy files, stored or deflated."""
 
 import copy
-import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -14,6 +14,7 @@ import numpy as np
 from jaxprune.io._checkpoint import Array, CheckpointError, Tensor, is_possible, raw_bytes
 from jaxprune.io._spans import read_into
 
+_PIECE = 1 << 20
 _BROKEN = (
     OSError,
     struct.error,
@@ -41,6 +42,7 @@ class NpzFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.files = [path]
         self.metadata: dict[str, str] = {}
         self.others: list[str] = []
         self.members: dict[Tensor, _Member] = {}
@@ -72,12 +74,9 @@ class NpzFile:
         """The values of `tensor`, in native byte order and C order."""
         member = self.members[tensor]
         raw = np.empty(tensor.nbytes, np.uint8)
-        try:
-            with self.zip.open(member.info) as file:
-                file.read(member.header)
-                filled = read_into(file, raw.data)  # type: ignore[arg-type]
-        except _BROKEN as error:
-            raise _broken(self.path, error) from None
+        with _reading(self.path), self.zip.open(member.info) as file:
+            file.read(member.header)
+            filled = read_into(file, raw.data)  # type: ignore[arg-type]
         if filled != tensor.nbytes:
             raise _broken(self.path, f"{tensor.name!r} is cut")
         values: Array = raw.view(member.dtype)
@@ -89,11 +88,25 @@ class NpzFile:
             tensor.shape
         )
 
+    def pieces(self, info: zipfile.ZipInfo, size: int = _PIECE) -> Iterator[bytes]:
+        """The bytes of a member, so many at a time."""
+        with _reading(self.path), self.zip.open(info) as file:
+            while piece := file.read(size):
+                yield piece
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.zip.close()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _BROKEN as error:
+        raise _broken(path, error) from None
 
 
 def _broken(path: Path, what: object) -> CheckpointError:
@@ -148,16 +161,18 @@ class NpzCopy:
         member = self._source.members[tensor]
         self._copy_until(member.info)
         laid = array.astype(member.dtype, copy=False)
-        with self._source.zip.open(member.info) as old, self._opened(member.info) as new:
-            new.write(old.read(member.header))
+        header = next(self._source.pieces(member.info, member.header))
+        with self._opened(member.info) as new:
+            new.write(header)
             new.write(raw_bytes(laid.T if member.is_fortran else laid))
 
     def _copy_until(self, stop: zipfile.ZipInfo | None) -> None:
         for info in self._left:
             if info is stop:
                 return
-            with self._source.zip.open(info) as old, self._opened(info) as new:
-                shutil.copyfileobj(old, new)
+            with self._opened(info) as new:
+                for piece in self._source.pieces(info):
+                    new.write(piece)
 
     def _opened(self, info: zipfile.ZipInfo) -> Any:
         new = copy.copy(info)
@@ -183,6 +198,11 @@ class NpzWriter:
             if not _is_plain(tensor.dtype):
                 raise CheckpointError(
                     f"{tensor.name!r} has dtype {tensor.dtype}, which npz cannot hold: write "
+                    ".safetensors or .msgpack."
+                )
+            if "\0" in tensor.name:
+                raise CheckpointError(
+                    f"{tensor.name!r} has a NUL in its name, where a zip would cut it: write "
                     ".safetensors or .msgpack."
                 )
         self._zip = zipfile.ZipFile(path, "w", allowZip64=True)

@@ -26,6 +26,7 @@ class OrbaxFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.files = [path]
         self.metadata: dict[str, str] = {}
         self.others: list[str] = []
         self.arrays: dict[Tensor, str] = {}
@@ -96,7 +97,8 @@ class _Store:
         self._driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
 
     def _spec(self, name: str = "") -> dict[str, Any]:
-        base = {"driver": "file", "path": f"{self.path.absolute()}/"}
+        # The database takes no path with .. in it.
+        base = {"driver": "file", "path": f"{self.path.resolve()}/"}
         if self.is_ocdbt:
             return {"driver": "ocdbt", "base": base, "path": name}
         return base | {"path": f"{base['path']}{name}"}
@@ -128,12 +130,16 @@ class OrbaxCopy:
         self._source = source
         self._store = _Store(folder, source.store.metadata, like=source.store)
         is_ocdbt = source.store.is_ocdbt
-        shutil.copytree(
-            source.path,
-            folder,
-            dirs_exist_ok=True,
-            ignore=_database if is_ocdbt else None,
-        )
+        try:
+            shutil.copytree(
+                source.path,
+                folder,
+                dirs_exist_ok=True,
+                ignore=_database if is_ocdbt else None,
+            )
+        except shutil.Error as error:  # a list of what failed, and why
+            path, _, why = error.args[0][0]
+            raise CheckpointError(f"{path} could not be copied: {why}") from None
         if is_ocdbt:
             old, new = source.store.keys(), self._store.keys()
             for key in old.list().result():
@@ -167,6 +173,12 @@ class OrbaxWriter:
     def __init__(self, folder: Path, tensors: Sequence[Tensor], metadata: object) -> None:
         del metadata  # Orbax would not give it back as text
         self._folder = folder
+        for tensor in tensors:
+            if not tensor.size:
+                raise CheckpointError(
+                    f"{tensor.name!r} has the shape {tensor.shape}, and Orbax saves no array that "
+                    "holds nothing: write .safetensors or .msgpack."
+                )
         self._checkpoints = needed("orbax.checkpoint", "Orbax folders")
         self._tree = tree_of(tensors)
         self._dtypes = {t: known_dtype(t, folder, "an Orbax folder") for t in tensors}
@@ -180,8 +192,6 @@ class OrbaxWriter:
     def _mapped(self, node: Any) -> Any:
         if not isinstance(node, Tensor):
             return {key: self._mapped(child) for key, child in node.items()}
-        if not node.nbytes:
-            return np.empty(node.shape, self._dtypes[node])
         raw = np.memmap(self._files[node], np.uint8, "r")
         return np.asarray(raw).view(self._dtypes[node]).reshape(node.shape)
 
@@ -192,8 +202,14 @@ class OrbaxWriter:
         with self._gathered:
             if kind is None:
                 saved = self._folder / "saved"
-                with self._checkpoints.StandardCheckpointer() as checkpointer:
-                    checkpointer.save(saved.absolute(), self._mapped(self._tree))
+                try:
+                    with self._checkpoints.StandardCheckpointer() as checkpointer:
+                        checkpointer.save(saved.resolve(), self._mapped(self._tree))
+                except Exception as failure:  # of whatever kind: Orbax promises none
+                    told = next(iter(str(failure).splitlines()), type(failure).__name__)
+                    raise CheckpointError(
+                        f"Orbax could not save this: {told}. Write .safetensors or .msgpack."
+                    ) from None
                 for child in saved.iterdir():
                     child.rename(self._folder / child.name)
                 saved.rmdir()

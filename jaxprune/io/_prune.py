@@ -18,7 +18,7 @@ from jaxprune._report import LeafReport
 from jaxprune._specs import Unstructured, budget_of, pruned_count
 from jaxprune._tree import Where, any_leaf, is_prunable, is_weight
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
-from jaxprune.io._formats import making, rewriting
+from jaxprune.io._formats import making, refuse_input, rewriting
 from jaxprune.io._lowest import Cut, Ordered, find_cut, magnitudes, survivors, unsigned_of
 from jaxprune.io._progress import Progress, quiet
 from jaxprune.io._report import tensor_report
@@ -63,7 +63,7 @@ def plan_checkpoint(source: Checkpoint, spec: Any, *, where: Where = is_weight) 
 
 def prune_checkpoint(
     source: Checkpoint,
-    target: Path,
+    target: Path | str,
     spec: Any,
     *,
     metric: Metric = L1(),  # noqa: B008  # frozen and empty
@@ -79,7 +79,8 @@ def prune_checkpoint(
 
     Args:
         source: An open checkpoint.
-        target: The file or folder to write; its extension says in which format.
+        target: The file or folder to write; its extension says in which format, and a slash at its
+            end that it is a folder.
         spec: A spec, or rules by path patterns, as for `jaxprune.make_mask`.
         metric: How weights are scored.
         where: Which tensors may be pruned.
@@ -102,11 +103,17 @@ def prune_checkpoint(
 
 
 def _written(
-    work: "_Work", target: Path, mask_target: Path | None, with_report: bool, progress: Progress
+    work: "_Work",
+    target: Path | str,
+    mask_target: Path | None,
+    with_report: bool,
+    progress: Progress,
 ) -> Pruned:
     source = work.source
     done, reports = Pruned(), []
     masked = [_mask_of(tensor) for tensor in source.tensors if work.row(tensor).spec is not None]
+    if mask_target:
+        refuse_input(mask_target, source)
     with ExitStack() as stack:
         put = stack.enter_context(rewriting(target, source, progress=progress))
         put_mask = stack.enter_context(making(mask_target, masked, {})) if mask_target else None
@@ -123,6 +130,11 @@ def _written(
                 reports.append(tensor_report(row.path, tensor, array, kept, row.reason))
             bar.update(tensor.nbytes)
     return replace(done, rows=tuple(reports))
+
+
+def _in_order(tensor: Tensor) -> tuple[tuple[bool, str | int], ...]:
+    # msgpack may have numbers and names side by side, which Python does not compare.
+    return tuple((isinstance(key, str), key) for key in tensor.keys)
 
 
 def _mask_of(tensor: Tensor) -> Tensor:
@@ -219,7 +231,7 @@ class _Work:
         widest = functools.reduce(jnp.promote_types, [self._dtypes[tensor] for tensor in pool])
         self._dtypes |= dict.fromkeys(pool, np.dtype(widest))
         width = 8 * np.dtype(widest).itemsize
-        in_order = sorted(pool, key=lambda tensor: tensor.keys)  # as JAX sorts a dict
+        in_order = sorted(pool, key=_in_order)  # as JAX sorts a dict
         passes = width // 16 + (in_order != pool)
         with progress("counting", passes * sum(tensor.nbytes for tensor in pool)) as bar:
 

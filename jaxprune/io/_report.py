@@ -8,7 +8,7 @@ import numpy as np
 from jaxprune._errors import NoMatch
 from jaxprune._report import LeafReport, SparsityReport, gathered, leaf_report
 from jaxprune._tree import Leaf, Where, dense_reasons, is_prunable, is_weight
-from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
+from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types, widened
 from jaxprune.io._progress import Progress, quiet
 
 
@@ -96,7 +96,7 @@ def histogram(values: Array) -> tuple[tuple[int, ...], float, float] | None:
     flat: np.ndarray[Any, Any] = values.reshape(-1)
     step = 1 << 20
     parts = [flat[at : at + step] for at in range(0, flat.size, step)]
-    wide = (part.astype(np.float64) for part in parts)
+    wide = map(widened, parts)
     ends = [
         (float(finite.min()), float(finite.max()))
         for finite in (part[np.isfinite(part)] for part in wide)
@@ -109,7 +109,7 @@ def histogram(values: Array) -> tuple[tuple[int, ...], float, float] | None:
     # Halves, for the distance between the ends may be more than a float can hold.
     scale = max(highest / 2 - lowest / 2, 5e-324)
     for part in parts:
-        wide_part = part.astype(np.float64)
+        wide_part = widened(part)
         places = (wide_part[np.isfinite(wide_part)] / 2 - lowest / 2) / scale * _BINS
         counts += np.bincount(places.astype(np.int64).clip(0, _BINS - 1), minlength=_BINS)
     return tuple(counts.tolist()), lowest, highest

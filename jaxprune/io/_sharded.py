@@ -35,6 +35,7 @@ class ShardedFile:
             raise
         self.home = {tensor: shard for shard in self.shards.values() for tensor in shard.tensors}
         self.tensors = list(self.home)
+        self.files = [self.index, *(shard.path for shard in self.shards.values())]
         self.metadata = {k: v for shard in self.shards.values() for k, v in shard.metadata.items()}
 
     def _check(self, names: dict[str, str]) -> None:

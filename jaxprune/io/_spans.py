@@ -31,6 +31,7 @@ class SpanFile:
         others: Sequence[str] = (),
     ) -> None:
         self.path = path
+        self.files = [path]
         self.tensors = list(spans)
         self.metadata = metadata or {}
         self.others = others
