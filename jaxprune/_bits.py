@@ -62,7 +62,8 @@ def from_keys(order: jax.Array, dtype: Any) -> jax.Array:
 def nonzero(weights: Any) -> jax.Array:
     """Where floats are neither 0.0 nor -0.0. NumPy's float64 is read as it is, without x64 too."""
     if not isinstance(weights, jax.Array):
-        return jnp.asarray(np.asarray(weights) != 0)
+        with np.errstate(invalid="ignore"):  # NumPy warns of bfloat16's signalling NaNs
+            return jnp.asarray(np.asarray(weights) != 0)
     return _nonzero(weights)
 
 

@@ -143,3 +143,8 @@ def test_a_square_is_correctly_rounded_in_float64(values, power, x64):
         expected = values * values
     with x64(True):
         np.testing.assert_array_equal(np.asarray(square(jnp.asarray(values))), expected)
+
+
+def test_signalling_nans_of_numpy_are_no_zeros():
+    weights = np.array([0x7F81, 0xFF81, 0x0000, 0x8000, 0x0001], np.uint16).view(jnp.bfloat16)
+    assert np.asarray(nonzero(weights)).tolist() == [True, True, False, False, True]
