@@ -378,6 +378,26 @@ def test_what_cannot_be_encoded_is_escaped(tmp_path):
     assert b"\\xe9" in done.stdout
 
 
+def test_what_orbax_fails_at_is_told(tmp_path):
+    """Each tensor is below the limit; the file that Orbax makes of them is not.
+
+    In a process of its own, for its event loop is not done with when Orbax fails.
+    """
+    tensors = {f"w{i}": RNG.normal(size=(80, 80)).astype(np.float32) for i in range(8)}
+    np.savez(tmp_path / "in.npz", **tensors)
+    code = """
+import resource, sys
+from jaxprune.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+sys.exit(main(sys.argv[1:]))
+"""
+    what = "prune", tmp_path / "in.npz", "-o", tmp_path / "out", "--sparsity", 0
+    done = run("-c", code, *what, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "jaxprune: Orbax could not save this: " in done.stderr
+    assert os.listdir(tmp_path) == ["in.npz"]
+
+
 def test_whoever_reads_may_go(model):
     code = "from jaxprune.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
     ours, theirs = os.pipe()
