@@ -603,6 +603,17 @@ def test_one_in_another():
         tx.init(PARAMS)
 
 
+@pytest.mark.parametrize("params", [{"n": 3}, {"gone": None}, {"n": np.arange(4)}], ids=str)
+def test_a_tree_without_weights_is_refused_at_once(params):
+    with pytest.raises(jp.NoMatch):
+        ONE.init(params)
+
+
+def test_an_empty_tree_is_refused_when_it_is_trained():
+    with pytest.raises(jp.NoMatch, match="the tree has no leaves"):
+        ONE.update({}, ONE.init({}), {})
+
+
 def test_a_spec_that_fits_no_leaf():
     tx = jp.sparsify(optax.sgd(0.1), {"sideways": 0.5}, schedule=jp.one_shot())
     with pytest.raises(jp.NoMatch, match="'sideways' matches no leaf"):

@@ -112,7 +112,7 @@ def sparsify(
         return found, decide(found, wanted, where)[0]
 
     def init(params: Any) -> SparsifyState:
-        if not any(is_array(leaf.value) for leaf in leaves(params)):
+        if not leaves(params):
             # Optax finds what is shaped like the parameters by a placeholder for them.
             return SparsifyState(np.int32(0), params, inner.init(params), (), (), (), np.int32(0))
         found, decisions = decided(params)
@@ -213,7 +213,7 @@ def keep_mask(mask: Any) -> "optax.GradientTransformationExtraArgs":
     import optax  # noqa: PLC0415
 
     def init(params: Any) -> KeepMaskState:
-        if not any(is_array(leaf.value) for leaf in leaves(params)):
+        if not leaves(params):
             return KeepMaskState(params)
         return KeepMaskState(rebuild(params, _given(params, mask)))
 
