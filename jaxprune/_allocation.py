@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from jaxprune._curves import cheapest, convex, unmeasured
-from jaxprune._errors import InvalidSparsity, Problem, PruningError, raise_problems, shown
+from jaxprune._errors import InvalidSparsity, Problem, PruningError, raise_problems
 from jaxprune._plan import decide
 from jaxprune._sensitivity import Sensitivity
 from jaxprune._specs import Unstructured, check_sparsity
+from jaxprune._text import shown
 from jaxprune._tree import (
     Leaf,
     Pattern,

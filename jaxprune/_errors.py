@@ -1,7 +1,7 @@
 """What can go wrong, in words."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class PruningError(ValueError):
@@ -61,9 +61,3 @@ def raise_problems(problems: Iterable[Problem | None]) -> None:
         raise kind(first)
     lines = [f"{p.kind.__name__}: {p.message}" if p.kind is not kind else p.message for p in found]
     raise kind(f"{len(found)} problems:\n  " + "\n  ".join(lines))
-
-
-def shown(value: Any) -> str:
-    """`value` for an error message: its repr, cut where it would drown the words around it."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -16,15 +16,9 @@ import numpy as np
 
 from jaxprune import _lcg
 from jaxprune._bits import square
-from jaxprune._errors import (
-    NoMatch,
-    Problem,
-    PruningError,
-    StructureMismatch,
-    raise_problems,
-    shown,
-)
+from jaxprune._errors import NoMatch, Problem, PruningError, StructureMismatch, raise_problems
 from jaxprune._sharding import placed
+from jaxprune._text import shown
 from jaxprune._tree import Leaf, as_array, is_array, is_prunable, leaves, node, rebuild
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from jaxprune._errors import NoMatch, Problem, raise_problems, shown
+from jaxprune._errors import NoMatch, Problem, raise_problems
 from jaxprune._specs import (
     NM,
     Budgeted,
@@ -23,7 +23,7 @@ from jaxprune._specs import (
     is_spec,
     misfit,
 )
-from jaxprune._table import integer, table
+from jaxprune._text import integer, shown, table
 from jaxprune._tree import (
     Leaf,
     Pattern,

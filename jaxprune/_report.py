@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._bits import exponent, from_keys, keys, nonzero, scaled_down, scaled_up
-from jaxprune._errors import NoMatch, PruningError, raise_problems, shown
+from jaxprune._errors import NoMatch, PruningError, raise_problems
 from jaxprune._masks import mask_problem
 from jaxprune._patterns import find_pattern
 from jaxprune._select import count_true, limbs, nth_lowest, survivors
-from jaxprune._table import integer, table
+from jaxprune._text import integer, shown, table
 from jaxprune._tree import (
     Leaf,
     Where,

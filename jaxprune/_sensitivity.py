@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxprune._errors import InvalidSparsity, Problem, PruningError, raise_problems, shown
+from jaxprune._errors import InvalidSparsity, Problem, PruningError, raise_problems
 from jaxprune._masks import masks_of
 from jaxprune._metrics import L1, Metric, scores_of
 from jaxprune._plan import decide
 from jaxprune._select import count_true
 from jaxprune._sharding import placed
 from jaxprune._specs import Unstructured, at_sparsity, check_sparsity
-from jaxprune._table import integer, table
+from jaxprune._text import integer, shown, table
 from jaxprune._tree import (
     Leaf,
     Where,

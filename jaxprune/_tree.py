@@ -16,14 +16,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxprune._errors import (
-    NoMatch,
-    Problem,
-    PruningError,
-    StructureMismatch,
-    raise_problems,
-    shown,
-)
+from jaxprune._errors import NoMatch, Problem, PruningError, StructureMismatch, raise_problems
+from jaxprune._text import shown
 
 Pattern: TypeAlias = str | re.Pattern[str]
 Where: TypeAlias = Callable[[str, Any], bool] | Pattern | Sequence[Pattern]

@@ -21,12 +21,12 @@ from jaxprune._errors import (
     InvalidSparsity,
     NotTwoDimensional,
     PruningError,
-    shown,
 )
 from jaxprune._metrics import L1, L2, LCG, TaylorProxy
 from jaxprune._metrics import importance as _importance
 from jaxprune._select import survivors
 from jaxprune._specs import Columns, Rows, Unstructured, budget_of, check_sparsity
+from jaxprune._text import shown
 from jaxprune._tree import concrete_leaves, is_traced
 
 MetricName: TypeAlias = Literal["l1_magnitude", "l2_magnitude", "taylor_proxy", "random"]

@@ -7,7 +7,7 @@ import string
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxprune._table import integer
+from jaxprune._text import integer
 
 
 class LeafView(NamedTuple):

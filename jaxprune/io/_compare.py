@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune._table import integer, table
+from jaxprune._text import integer, table
 from jaxprune._tree import is_prunable
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, widened
 from jaxprune.io._progress import Progress, quiet

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
-from jaxprune._errors import shown
+from jaxprune._text import shown
 from jaxprune.io._checkpoint import (
     CheckpointError,
     Tensor,

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from jaxprune._errors import shown
+from jaxprune._text import shown
 from jaxprune.io._checkpoint import Array, CheckpointError, Tensor, known_dtype, tree_of
 from jaxprune.io._extras import needed
 

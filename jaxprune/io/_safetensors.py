@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxprune._errors import shown
+from jaxprune._text import shown
 from jaxprune.io._checkpoint import CheckpointError, Tensor, is_possible, numpy_dtype
 from jaxprune.io._spans import Span, SpanFile
 

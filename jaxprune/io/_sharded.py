@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from jaxprune._errors import shown
+from jaxprune._text import shown
 from jaxprune.io._checkpoint import Array, CheckpointError, Tensor
 from jaxprune.io._safetensors import open_safetensors
 from jaxprune.io._spans import SpanFile, SpanWriter

@@ -5,10 +5,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 
-from jaxprune._errors import PruningError, shown
+from jaxprune._errors import PruningError
 from jaxprune._masks import apply_mask
 from jaxprune._metrics import L1, Metric, scores_of
 from jaxprune._plan import decide
+from jaxprune._text import shown
 from jaxprune._tree import Where, is_array, is_traced, is_weight, leaves, rebuild
 from jaxprune.training._choose import Before, How, chosen, scope_of
 from jaxprune.training._rules import Rule

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jaxprune._errors import PruningError, shown
+from jaxprune._errors import PruningError
 from jaxprune._metrics import Metric, Random, scores_of
+from jaxprune._text import shown
 from jaxprune._tree import Leaf
 
 Growth: TypeAlias = Callable[[Sequence[Leaf], Sequence[jax.Array], Any], Sequence[jax.Array]]

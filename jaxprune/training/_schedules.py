@@ -12,8 +12,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxprune._errors import PruningError, shown
-from jaxprune._table import integer, table
+from jaxprune._errors import PruningError
+from jaxprune._text import integer, shown, table
 
 _ROWS = 12  # lines of a printed schedule
 

@@ -17,12 +17,12 @@ from jaxprune._errors import (
     PruningError,
     StructureMismatch,
     raise_problems,
-    shown,
 )
 from jaxprune._masks import mask_problem, pack, unpack
 from jaxprune._metrics import L1, Metric, one_key, scores_of
 from jaxprune._plan import Decision, decide
 from jaxprune._specs import NM
+from jaxprune._text import shown
 from jaxprune._tree import (
     Leaf,
     Where,

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune._errors import PruningError, shown
+from jaxprune._errors import PruningError
 from jaxprune._masks import make_mask
 from jaxprune._metrics import L1, Metric, importance
+from jaxprune._text import shown
 from jaxprune._tree import Where, aligned, is_array, is_weight, leaves, rebuild
 
 

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxprune._errors import PruningError, shown
-from jaxprune._wide import Wide, add, multiply
+from jaxprune._errors import PruningError
+from jaxprune._kernels.uint64 import Wide, add, multiply
+from jaxprune._text import shown
 
 # One-element arrays: unlike scalars they wrap around without a warning.
 _A = np.array([6364136223846793005], np.uint64)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxprune._wide import product
+from jaxprune._kernels.uint64 import product
 
 
 class _Format(NamedTuple):
@@ -38,24 +38,36 @@ def _format(dtype: Any) -> _Format:
 def keys(scores: jax.Array) -> jax.Array:
     """Signed integers of the scores' width that order as the scores do.
 
-    -0.0 and 0.0 share a key, subnormals keep theirs, and every NaN gets the one highest key.
+    -0.0 and 0.0 share a key, subnormals keep theirs, and every NaN gets the one highest key. `GONE`
+    lies below all of them, and `HELD` above.
     """
     kind, *_, infinity, lowest = _format(scores.dtype)
     bits = lax.bitcast_convert_type(scores, kind)
-    # Zero is shifted so that -inf is the lowest integer: a negative float is as far below zero as
-    # its magnitude says, and a negative NaN, further still, wraps around to the positive ones at
-    # the top.
-    zero = lowest + infinity
-    order = jnp.where(bits < 0, kind(infinity) - bits, bits + kind(zero))
-    return jnp.minimum(order, kind(infinity + 1 + zero))
+    # Zero is shifted so that -inf is the lowest integer but one, and a negative float is as far
+    # below zero as its magnitude says: zero + lowest - bits, which is infinity + 1 - bits when
+    # integers wrap around.
+    zero = lowest + infinity + 1
+    order = jnp.where(bits < 0, kind(infinity + 1) - bits, bits + kind(zero))
+    broken = (bits & kind(-1 - lowest)) > kind(infinity)
+    return jnp.where(broken, kind(infinity + 1 + zero), order)
+
+
+def GONE(dtype: Any) -> Any:  # noqa: N802  # a constant of each dtype
+    """The key below those of all scores."""
+    return np.iinfo(dtype).min
+
+
+def HELD(dtype: Any) -> Any:  # noqa: N802
+    """The key above those of all scores."""
+    return np.iinfo(dtype).max - 1
 
 
 def from_keys(order: jax.Array, dtype: Any) -> jax.Array:
     """The scores that have these keys: the positive zero, and a NaN, of those that share one."""
     kind, *_, infinity, lowest = _format(dtype)
-    zero = kind(lowest + infinity)
+    zero = kind(lowest + infinity + 1)
     return lax.bitcast_convert_type(
-        jnp.where(order < zero, kind(infinity) - order, order - zero), dtype
+        jnp.where(order < zero, kind(infinity + 1) - order, order - zero), dtype
     )
 
 

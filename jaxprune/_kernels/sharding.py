@@ -2,6 +2,9 @@
 
 Kernels are written for Auto mesh axes, where an array may be reshaped freely and the compiler moves
 what it must (for a count, one number). `on_any_mesh` runs them under Explicit axes as well.
+
+How far JAX carries a sharding through a computation is not promised: `tests/test_sharding.py`
+checks it on 8 devices. Tried on JAX 0.7.2, 0.10.2 and 0.12.0.
 """
 
 import functools
@@ -10,7 +13,8 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
-from jax.experimental.shard_alike import shard_alike
+import jax.numpy as jnp
+from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxprune._tree import leaves, rebuild
@@ -19,31 +23,49 @@ _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
 
 
-def on_any_mesh(kernel: Callable[_Params, _Result]) -> Callable[_Params, _Result]:
+def on_any_mesh(
+    kernel: Callable[_Params, _Result], like: Callable[..., Any] | None = None
+) -> Callable[_Params, _Result]:
     """Runs `kernel` with every mesh axis Auto, whatever the types of its arguments say.
 
-    Each result of the rank of the first array passed is laid out as that array is, on the axes
-    whose length allows it; other results lie on every device. To be called under jit.
+    To be called under jit.
+
+    Args:
+        kernel: A function of trees of arrays.
+        like: From the kernel's positional arguments, a tree like its result: the arrays that the
+            results are laid out as. Without it every result of the rank of the first array passed
+            is laid out as that array is, and others lie on every device.
+
+    Returns:
+        The kernel.
     """
 
     @functools.wraps(kernel)
     def run(*args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
         values = [leaf.value for leaf in leaves((args, kwargs))]
         arrays = [value for value in values if isinstance(value, jax.Array)]
-        sharding = jax.typeof(arrays[0]).sharding
-        if AxisType.Explicit not in sharding.mesh.axis_types:
+        meshes = [jax.typeof(array).sharding for array in arrays]
+        if not any(AxisType.Explicit in sharding.mesh.axis_types for sharding in meshes):
             return kernel(*args, **kwargs)
 
         def call(*arrays: jax.Array) -> _Result:
-            given = iter(arrays)
-            mixed = [next(given) if isinstance(value, jax.Array) else value for value in values]
+            passed = iter(arrays)
+            mixed = [next(passed) if isinstance(value, jax.Array) else value for value in values]
             args_, kwargs_ = rebuild((args, kwargs), mixed)
             return kernel(*args_, **kwargs_)
 
-        shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
-        out = jax.tree.map(functools.partial(_fitted, sharding), jax.eval_shape(call, *shapes))
-        result: _Result = jax.sharding.auto_axes(call, out_sharding=out)(*arrays)
-        return result
+        result = jax.eval_shape(
+            call, *(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays)
+        )
+        if like is None:
+            models = jax.tree.map(lambda _: arrays[0], result)
+        else:
+            models = like(*args)
+        out = jax.tree.map(
+            lambda model, value: _fitted(jax.typeof(model).sharding, value), models, result
+        )
+        sharded: _Result = jax.sharding.auto_axes(call, out_sharding=out)(*arrays)
+        return sharded
 
     return run
 
@@ -55,7 +77,7 @@ def placed(values: jax.Array, like: Any) -> jax.Array:
         if AxisType.Explicit in sharding.mesh.axis_types:
             return jax.sharding.reshard(values, _fitted(sharding, values))
         whole = jax.device_count() == 1 or AxisType.Manual in sharding.mesh.axis_types
-        return values if whole or like.shape != values.shape else shard_alike(like, values)[1]
+        return values if whole or like.shape != values.shape else _tied(values, like)
     if not isinstance(like, jax.Array) or isinstance(values, jax.core.Tracer):
         return values
     wanted = like.sharding
@@ -63,6 +85,16 @@ def placed(values: jax.Array, like: Any) -> jax.Array:
         wanted = _fitted(wanted, values)
     there = values.sharding.is_equivalent_to(wanted, values.ndim)
     return values if there else jax.device_put(values, wanted)
+
+
+def _tied(values: jax.Array, like: jax.Array) -> jax.Array:
+    """`values`, as the result of an elementwise operation with `like`.
+
+    On Auto axes only the compiler knows how a tracer is laid out, and it lays out the result of an
+    elementwise operation as its operands. The barrier keeps it from seeing that nothing changes.
+    """
+    never = (like != 0) & lax.optimization_barrier(jnp.bool_(False))
+    return jnp.where(never, jnp.zeros((), values.dtype), values)
 
 
 def _fitted(sharding: NamedSharding, value: Any) -> NamedSharding:

@@ -1,6 +1,13 @@
-"""Aligned text tables: how plans and reports look when printed."""
+"""How values, tables and numbers are written, in messages and on paper."""
 
 from collections.abc import Sequence
+from typing import Any
+
+
+def shown(value: Any) -> str:
+    """`value` for an error message: its repr, cut where it would drown the words around it."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -5,7 +5,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jaxprune._sharding import on_any_mesh
+from jaxprune._kernels.sharding import on_any_mesh
 
 _SIZES = (2, 4, 8, 16, 32)  # the m of N:M patterns, and the sides of blocks, that are looked for
 

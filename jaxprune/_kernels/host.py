@@ -1,0 +1,333 @@
+"""Exactly the lowest scores, in NumPy: what `device.py` does, to the bit, with nothing to compile.
+
+A file has tensors of many shapes, each seen once, and a first call has leaves of many shapes: the
+compiled kernel takes longer to compile than this takes to run.
+
+Keys are made a piece at a time, in the cache, anew in every pass: that takes a fraction of the time
+of writing them to memory, where a page that is new costs more than all of the arithmetic.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import numpy as np
+
+from jaxprune._kernels.ranked import Ranked
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+_DIGIT = 16  # bits of a key that one pass over many leaves tells
+_PIECE = 1 << 16  # keys that are made at a time
+_PAIRWISE = 16  # the widest N:M group in which every pair is compared
+_SAMPLE = 1 << 15  # keys that bracket a cut,
+_SPREAD = 1.5 * _SAMPLE**0.5  # and by how many ranks of the sample, three standard deviations
+
+_T = TypeVar("_T", bound=Hashable)
+_R = TypeVar("_R")
+
+
+def keys(scores: Array) -> Array:
+    """Unsigned integers that order as the scores do, from 1 for -inf on.
+
+    -0.0 and 0.0 share a key, and every NaN has the one highest. 0 is left for what is gone, and the
+    highest integer for what is held.
+    """
+    width = 8 * scores.dtype.itemsize
+    signed, unsigned = (np.dtype(f"{kind}{width}").type for kind in ("int", "uint"))
+    infinity = int(scores.dtype.type(np.inf).view(unsigned))
+    bits = scores.view(signed)
+    if bits.size and bits.min() >= 0:
+        places = bits.view(unsigned) + unsigned(infinity + 1)
+    else:
+        minus = bits >> signed(width - 1)  # all ones where the sign is
+        order = bits & np.iinfo(signed).max
+        broken = order > signed(infinity)
+        order ^= minus
+        order -= minus  # the magnitude, negated where the sign is
+        places = order.view(unsigned)
+        places += unsigned(infinity + 1)
+        places[broken] = 2 * infinity + 2
+    return np.minimum(places, unsigned(2 * infinity + 2), out=places)
+
+
+def key_pieces(leaf: Ranked) -> Iterator[Array]:
+    """The keys of a leaf's scores in row-major order, piece by piece."""
+    values, gone, held = (
+        None if array is None else np.asarray(array).reshape(-1)
+        for array in (leaf.values, leaf.gone, leaf.held)
+    )
+    assert values is not None
+    for at in range(0, values.size, _PIECE):
+        here = slice(at, at + _PIECE)
+        order = keys(_scores(leaf, values[here]))
+        if gone is not None:
+            order[gone[here]] = 0
+        if held is not None:
+            order[held[here]] = np.iinfo(order.dtype).max
+        yield order
+
+
+def survivors(leaf: Ranked, count: int) -> Array:
+    """Marks all scores of a leaf but the `count` lowest; among equals the first go.
+
+    Args:
+        leaf: The leaf, its arrays NumPy's.
+        count: How many go, at most all.
+
+    Returns:
+        bool like the leaf.
+    """
+    kept = np.ones(leaf.values.shape, bool)
+    flat = kept.reshape(-1)
+    if not 0 < count < flat.size:
+        kept[...] = not count
+        return kept
+    low, high = _bracket(leaf, count)
+    left, near, places = count, [], []  # what goes at `low` or above it
+    on_low = on_high = 0
+    for at, order in _beside(leaf):
+        here = flat[at : at + order.size]
+        np.greater(order, low, out=here)
+        on_here = int(np.count_nonzero(order == low))
+        on_low += on_here
+        left -= order.size - on_here - int(np.count_nonzero(here))
+        on_high += int(np.count_nonzero(order == high))
+        inside = np.flatnonzero(here & (order < high))
+        near.append(order[inside])
+        places.append(inside + at)
+    between = np.concatenate(near)
+    if on_low <= left <= on_low + between.size:
+        flat[np.concatenate(places)[_lowest(between, left - on_low)]] = False
+        return kept
+    upper = left - on_low - between.size
+    if 0 <= left < on_low:
+        cut = low
+    elif 0 < upper <= on_high:
+        cut, left = high, upper
+    else:
+        order = np.concatenate(list(key_pieces(leaf)))
+        cut = np.partition(order, count - 1)[count - 1]
+        left = count - int(np.count_nonzero(order < cut))
+    for at, order in _beside(leaf):
+        here = flat[at : at + order.size]
+        np.greater(order, cut, out=here)
+        tied = np.flatnonzero(order == cut)
+        here[tied[left:]] = True
+        left -= min(left, tied.size)
+    return kept
+
+
+def _lowest(order: Array, count: int) -> Array:
+    """The places of the `count` lowest keys; among equals the first."""
+    if not count:
+        return np.empty(0, np.int64)
+    cut = np.partition(order, count - 1)[count - 1]
+    below, tied = np.flatnonzero(order < cut), np.flatnonzero(order == cut)
+    return np.concatenate([below, tied[: count - below.size]])
+
+
+def pool_survivors(leaves: Sequence[Ranked], count: int, most: Sequence[int]) -> list[Array]:
+    """Marks all scores of a pool of leaves but the `count` lowest.
+
+    Args:
+        leaves: The leaves. Among equals the earlier leaf goes first.
+        count: How many go.
+        most: How many each leaf loses at the most: all of its scores but a number that is the same
+            for all leaves.
+    """
+    if len(leaves) == 1 or not count:
+        return [survivors(leaf, count) for leaf in leaves]
+    numbers = [i for i, some in enumerate(most) if some]
+
+    def pieces(i: int) -> Iterator[Array]:
+        return key_pieces(leaves[i])
+
+    held = leaves[numbers[0]].values.size - most[numbers[0]]
+    width = 8 * np.dtype(leaves[0].score_dtype).itemsize
+    cut = find_cut(numbers, pieces, count, held=held, width=width)
+    shares = {i: cut.take(i, pieces(i)) for i in numbers}
+    return list(in_threads(survivors, leaves, [shares.get(i, 0) for i in range(len(leaves))]))
+
+
+def in_threads(function: Callable[..., _R], *arguments: Iterable[Any]) -> list[_R]:
+    """`map` over several threads: NumPy computes outside of the interpreter's lock."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(function, *arguments))
+
+
+def survivors_along(leaf: Ranked, count: int, axis: int) -> Array:
+    """The same for every index along an axis, each of which loses `count`."""
+    kept = np.ones(leaf.values.shape, bool)
+    across = np.moveaxis(kept, axis, 0)
+    size = across[0].size if across.size else 0
+    if not 0 < count < size:
+        kept[...] = not count
+        return kept
+    values, gone, held = (
+        None if array is None else np.moveaxis(np.asarray(array), axis, 0)
+        for array in (leaf.values, leaf.gone, leaf.held)
+    )
+    assert values is not None
+    groups = max(1, _PIECE // size)
+    for at in range(0, len(values), groups):
+        here = slice(at, at + groups)
+        part = Ranked(
+            np.ascontiguousarray(values[here]),
+            leaf.score,
+            leaf.dtype,
+            None if gone is None else np.ascontiguousarray(gone[here]),
+            None if held is None else np.ascontiguousarray(held[here]),
+        )
+        order = np.concatenate(list(key_pieces(part))).reshape(-1, size)
+        cut = np.partition(order, count - 1, axis=1)[:, count - 1 : count]
+        stay = order > cut
+        spare = size - count - np.count_nonzero(stay, axis=1)  # of those on the cut, how many stay
+        for group in np.flatnonzero(spare):
+            tied = np.flatnonzero(order[group] == cut[group])
+            stay[group, tied[tied.size - spare[group] :]] = True
+        across[here] = stay.reshape(across[here].shape)
+    return kept
+
+
+def highest_of_groups(leaf: Ranked, n: int, axis: int) -> Array:
+    """Marks the `n` highest along an axis; among equals the lower index is kept."""
+    shape = leaf.values.shape
+    m, inner = shape[axis], math.prod(shape[axis + 1 :])
+    order = np.concatenate(list(key_pieces(leaf))).reshape(-1, m, inner)
+    kept = np.empty(order.shape, bool)
+    step = max(1, _PIECE // (m * inner))
+    for at in range(0, len(order), step):
+        _highest_here(order[at : at + step], n, kept[at : at + step])
+    return kept.reshape(shape)
+
+
+def _highest_here(order: Array, n: int, kept: Array) -> None:
+    """Writes into `kept` which of the axis in the middle are the `n` highest."""
+    m = order.shape[1]
+    if m > _PAIRWISE:
+        highest = np.argsort(~order, axis=1, kind="stable")[:, :n]
+        kept[...] = False
+        np.put_along_axis(kept, highest, True, axis=1)
+        return
+    beaten = np.zeros((m, len(order), order.shape[2]), np.int8)
+    for i in range(m):
+        for j in range(i):
+            wins = order[:, i] > order[:, j]
+            beaten[j] += wins
+            beaten[i] += ~wins
+    for i in range(m):
+        np.less(beaten[i], n, out=kept[:, i])
+
+
+def find_cut(
+    leaves: Sequence[_T],
+    pieces: Callable[[_T], Iterator[Array]],
+    count: int,
+    *,
+    held: int,
+    width: int,
+) -> "Cut[_T]":
+    """Finds where one budget over all leaves cuts, by counting: a pass for each 16 bits of a key.
+
+    A leaf's `held` highest are out of reach (among equals the last), so that it keeps as many.
+
+    Args:
+        leaves: What is pruned, in any order.
+        pieces: Makes the keys of a leaf, piece by piece.
+        count: How many go: at least 1, and at most what is within reach.
+        held: How many each leaf keeps at the least.
+        width: The bits of a key.
+
+    Returns:
+        The cut.
+    """
+    prefix, rank = 0, count
+    safe = dict.fromkeys(leaves, np.empty(0, f"uint{width}"))
+    for shift in range(width - _DIGIT, -1, -_DIGIT):
+        histogram = np.zeros(1 << _DIGIT, np.int64)
+        for leaf in leaves:
+            for piece in pieces(leaf):
+                histogram += _digits(piece, prefix, shift)
+                if shift == width - _DIGIT and held:
+                    safe[leaf] = _highest(safe[leaf], piece, held)
+            histogram -= _digits(safe[leaf], prefix, shift)
+        upto = histogram.cumsum()
+        digit = int(np.searchsorted(upto, rank))
+        rank -= int(upto[digit] - histogram[digit])
+        prefix = prefix << _DIGIT | digit
+    return Cut(prefix, rank, safe)
+
+
+@dataclass
+class Cut(Generic[_T]):
+    """The key at which a budget cuts: all within reach below it go, and `left` of those on it."""
+
+    key: int
+    left: int
+    safe: dict[_T, Array]
+
+    def take(self, leaf: _T, pieces: Iterator[Array]) -> int:
+        """How many of a leaf go. Leaves give of what lies on the cut in the order of the calls."""
+        below, on = (-count for count in self._counted(self.safe[leaf]))
+        for piece in pieces:
+            more = self._counted(piece)
+            below, on = below + more[0], on + more[1]
+        taken = min(self.left, on)
+        self.left -= taken
+        return below + taken
+
+    def _counted(self, piece: Array) -> tuple[int, int]:
+        """How many keys lie below the cut, and on it."""
+        key = piece.dtype.type(self.key)
+        return int(np.count_nonzero(piece < key)), int(np.count_nonzero(piece == key))
+
+
+def _scores(leaf: Ranked, values: Array) -> Array:
+    scores = leaf.score.host(values)
+    if leaf.dtype is None or scores.dtype == leaf.dtype:
+        return scores
+    with np.errstate(invalid="ignore"):  # NumPy warns of NaNs that it calls signalling
+        return scores.astype(leaf.dtype)
+
+
+def _bracket(leaf: Ranked, count: int) -> tuple[Any, Any]:
+    """Two keys between which the cut should lie, by a strided sample of the scores."""
+    size = leaf.values.size
+    # An odd stride meets all columns of a matrix: few have an odd number of them.
+    stride = size // _SAMPLE | 1
+    thin = [
+        None if array is None else np.asarray(array).reshape(-1)[::stride]
+        for array in (leaf.values, leaf.gone, leaf.held)
+    ]
+    sample = Ranked(thin[0], leaf.score, leaf.dtype, *thin[1:])
+    order = np.sort(np.concatenate(list(key_pieces(sample))))
+    place = count / size * order.size
+    low, high = round(place - _SPREAD), round(place + _SPREAD)
+    least, most = order.dtype.type(0), order.dtype.type(np.iinfo(order.dtype).max)
+    return order[low] if low >= 0 else least, order[high] if high < order.size else most
+
+
+def _beside(leaf: Ranked) -> Iterator[tuple[int, Array]]:
+    """The keys of a leaf piece by piece, each with the position of its first."""
+    at = 0
+    for piece in key_pieces(leaf):
+        yield at, piece
+        at += piece.size
+
+
+def _highest(so_far: Array, piece: Array, count: int) -> Array:
+    if count == 1:
+        piece = piece.max(keepdims=True)
+    both = np.concatenate([so_far, piece])
+    return np.partition(both, both.size - count)[-count:].copy() if both.size > count else both
+
+
+def _digits(order: Array, prefix: int, shift: int) -> Array:
+    """How often each digit of 16 bits follows the digits in `prefix`."""
+    upper = order >> order.dtype.type(shift)
+    if shift + _DIGIT < 8 * order.dtype.itemsize:
+        upper = upper[upper >> order.dtype.type(_DIGIT) == prefix]
+    return np.bincount(upper.astype(np.uint16), minlength=1 << _DIGIT)

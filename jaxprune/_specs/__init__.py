@@ -1,0 +1,1 @@
+"""What shape sparsity takes: one file a family, all of them complete by `protocol`."""
