@@ -2,6 +2,9 @@
 
 Kernels are written for Auto mesh axes, where an array may be reshaped freely and the compiler moves
 what it must (for a count, one number). `on_any_mesh` runs them under Explicit axes as well.
+
+How far JAX carries a sharding through a computation is not promised: `tests/test_sharding.py`
+checks it on 8 devices. Tried on JAX 0.7.2, 0.10.2 and 0.12.0.
 """
 
 import functools
@@ -10,7 +13,8 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
-from jax.experimental.shard_alike import shard_alike
+import jax.numpy as jnp
+from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxprune._tree import leaves, rebuild
@@ -55,7 +59,7 @@ def placed(values: jax.Array, like: Any) -> jax.Array:
         if AxisType.Explicit in sharding.mesh.axis_types:
             return jax.sharding.reshard(values, _fitted(sharding, values))
         whole = jax.device_count() == 1 or AxisType.Manual in sharding.mesh.axis_types
-        return values if whole or like.shape != values.shape else shard_alike(like, values)[1]
+        return values if whole or like.shape != values.shape else _tied(values, like)
     if not isinstance(like, jax.Array) or isinstance(values, jax.core.Tracer):
         return values
     wanted = like.sharding
@@ -63,6 +67,16 @@ def placed(values: jax.Array, like: Any) -> jax.Array:
         wanted = _fitted(wanted, values)
     there = values.sharding.is_equivalent_to(wanted, values.ndim)
     return values if there else jax.device_put(values, wanted)
+
+
+def _tied(values: jax.Array, like: jax.Array) -> jax.Array:
+    """`values`, as the result of an elementwise operation with `like`.
+
+    On Auto axes only the compiler knows how a tracer is laid out, and it lays out the result of an
+    elementwise operation as its operands. The barrier keeps it from seeing that nothing changes.
+    """
+    never = (like != 0) & lax.optimization_barrier(jnp.bool_(False))
+    return jnp.where(never, jnp.zeros((), values.dtype), values)
 
 
 def _fitted(sharding: NamedSharding, value: Any) -> NamedSharding:
