@@ -15,17 +15,8 @@ from jaxprune._errors import InvalidSparsity, Problem, PruningError, raise_probl
 from jaxprune._plan import decide
 from jaxprune._sensitivity import Sensitivity
 from jaxprune._specs import Unstructured, check_sparsity
-from jaxprune._tree import (
-    Leaf,
-    Pattern,
-    Where,
-    covers,
-    is_traced,
-    is_weight,
-    leaves,
-    no_match,
-    rebuild,
-)
+from jaxprune._tree import Leaf, is_traced, leaves, rebuild
+from jaxprune._where import Pattern, Where, covers, is_weight, no_match
 
 Method: TypeAlias = Callable[[tuple[int, ...]], float]
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxprune._errors import PruningError, shown
 from jaxprune._masks import make_mask
 from jaxprune._metrics import L1, Metric, importance
-from jaxprune._tree import Where, aligned, is_array, is_weight, leaves, rebuild
+from jaxprune._tree import aligned, is_array, leaves, rebuild
+from jaxprune._where import Where, is_weight
 
 
 def straight_through(
