@@ -3,8 +3,9 @@
 
 PYTHON ?= python3
 # NumPy 2.0 has no wheels for the newest Python; the newest JAX no longer runs on the oldest.
-OLDEST_PYTHON ?= python3.11
-NEWEST_PYTHON ?= python3.13
+# Looked for only when a target needs them.
+OLDEST_PYTHON ?= $(shell .ci/find-python 3.11)
+NEWEST_PYTHON ?= $(shell .ci/find-python 3.13)
 VENV ?= .venv
 VENV_OLDEST ?= .venv-oldest
 VENV_NEWEST ?= .venv-newest
@@ -42,8 +43,11 @@ test: $(VENV)/.ready-test  ## run the tests, and the code of the README, docs an
 test-oldest: $(VENV_OLDEST)/.ready-test  ## the same on the oldest supported versions
 	$(VENV_OLDEST)/bin/python -m pytest -n $(WORKERS) $(TESTS)
 
-test-newest:  ## the same on the newest Python, with the newest versions it can have
-	@$(MAKE) --no-print-directory test PYTHON=$(NEWEST_PYTHON) VENV=$(VENV_NEWEST)
+# What is newest changes from day to day, so this environment is brought up to date every time.
+test-newest: | $(VENV_NEWEST)/.created  ## the same on the newest Python, with the newest versions it can have
+	$(VENV_NEWEST)/bin/python $(PIP_INSTALL) --upgrade --upgrade-strategy eager --editable '.[test]'
+	@$(VENV_NEWEST)/bin/python -c 'import jax, platform; print("Python", platform.python_version(), "with JAX", jax.__version__)'
+	$(VENV_NEWEST)/bin/python -m pytest -n $(WORKERS) $(TESTS)
 
 lint: $(VENV)/.ready-lint  ## check style, formatting and types
 	$(BIN)/ruff check
@@ -117,9 +121,18 @@ $(VENV)/.ready-bench: pyproject.toml | $(VENV)/.created
 	  echo "PyTorch cannot be installed here: going on without this rival"
 	@touch $@
 
+# $(call need-python,path,variable,versions); `.ci/find-python` has said what it could not find
+define need-python
+	@command -v "$(1)" >/dev/null || \
+	  { echo "error: '$(1)' is no command; name a Python $(3): make $(2)=..." >&2; exit 1; }
+endef
+
+$(VENV_NEWEST)/.created:
+	$(call need-python,$(NEWEST_PYTHON),NEWEST_PYTHON,3.13)
+	$(call create-venv,$(NEWEST_PYTHON),$(VENV_NEWEST))
+
 $(VENV_OLDEST)/.created:
-	@command -v $(OLDEST_PYTHON) >/dev/null || \
-	  { echo "error: '$(OLDEST_PYTHON)' not found; name a Python 3.11 or 3.12: make OLDEST_PYTHON=..." >&2; exit 1; }
+	$(call need-python,$(OLDEST_PYTHON),OLDEST_PYTHON,3.11 or 3.12)
 	$(call create-venv,$(OLDEST_PYTHON),$(VENV_OLDEST))
 
 $(VENV_OLDEST)/.ready-test: pyproject.toml .ci/oldest.txt | $(VENV_OLDEST)/.created

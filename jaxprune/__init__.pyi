@@ -25,7 +25,7 @@ from ._report import (
 )
 from ._sensitivity import Sensitivity, sensitivity
 from ._specs import NM, Block, Channels, Columns, Rows, Unstructured
-from ._tree import any_leaf, is_weight
+from ._where import Weights, any_leaf, is_weight
 from .training._rewind import Ticket, lottery_tickets
 from .training._rules import (
     Averaged,
@@ -81,6 +81,7 @@ __all__ = [
     "Ticket",
     "TopScore",
     "Unstructured",
+    "Weights",
     "acdc",
     "allocate",
     "any_leaf",

@@ -16,17 +16,8 @@ from jaxprune._plan import decide
 from jaxprune._sensitivity import Sensitivity
 from jaxprune._specs import Unstructured, check_sparsity
 from jaxprune._text import shown
-from jaxprune._tree import (
-    Leaf,
-    Pattern,
-    Where,
-    covers,
-    is_traced,
-    is_weight,
-    leaves,
-    no_match,
-    rebuild,
-)
+from jaxprune._tree import Leaf, is_traced, leaves, rebuild
+from jaxprune._where import Pattern, Where, covers, is_weight, no_match
 
 Method: TypeAlias = Callable[[tuple[int, ...]], float]
 

@@ -31,17 +31,8 @@ from jaxprune._specs import (
     pruned_count,
     unit_view,
 )
-from jaxprune._tree import (
-    Leaf,
-    Where,
-    aligned,
-    as_array,
-    is_array,
-    is_prunable,
-    is_weight,
-    leaves,
-    rebuild,
-)
+from jaxprune._tree import Leaf, aligned, as_array, is_array, is_prunable, leaves, rebuild
+from jaxprune._where import Where, is_weight
 
 
 def prune(

@@ -24,18 +24,8 @@ from jaxprune._specs import (
     misfit,
 )
 from jaxprune._text import integer, shown, table
-from jaxprune._tree import (
-    Leaf,
-    Pattern,
-    Where,
-    covers,
-    dense_reasons,
-    is_array,
-    is_traced,
-    is_weight,
-    leaves,
-    no_match,
-)
+from jaxprune._tree import Leaf, is_array, is_traced, leaves
+from jaxprune._where import Pattern, Where, covers, dense_reasons, is_weight, no_match
 
 
 class Decision(NamedTuple):

@@ -16,18 +16,8 @@ from jaxprune._masks import mask_problem
 from jaxprune._patterns import find_pattern
 from jaxprune._select import count_true, limbs, nth_lowest, survivors
 from jaxprune._text import integer, shown, table
-from jaxprune._tree import (
-    Leaf,
-    Where,
-    aligned,
-    as_array,
-    concrete_leaves,
-    dense_reasons,
-    is_array,
-    is_prunable,
-    is_weight,
-    leaves,
-)
+from jaxprune._tree import Leaf, aligned, as_array, concrete_leaves, is_array, is_prunable, leaves
+from jaxprune._where import Where, dense_reasons, is_weight
 
 
 @dataclass(frozen=True, slots=True)

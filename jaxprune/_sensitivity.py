@@ -19,16 +19,8 @@ from jaxprune._select import count_true
 from jaxprune._sharding import placed
 from jaxprune._specs import Unstructured, at_sparsity, check_sparsity
 from jaxprune._text import integer, shown, table
-from jaxprune._tree import (
-    Leaf,
-    Where,
-    as_array,
-    concrete_leaves,
-    is_array,
-    is_prunable,
-    is_weight,
-    rebuild,
-)
+from jaxprune._tree import Leaf, as_array, concrete_leaves, is_array, is_prunable, rebuild
+from jaxprune._where import Where, is_weight
 
 Numbers: TypeAlias = np.ndarray[Any, Any]
 

@@ -1,4 +1,4 @@
-"""Leaves, paths, boxes, holes and where-rules: the only file that walks trees.
+"""Leaves, paths, boxes and holes: the only file that walks trees.
 
 A tree is read as a flat list of `Leaf(path, value)`. Three things make that list the same for every
 framework: a `None` is a leaf (a hole, where a mask leaves a weight dense), a box (`nn.Partitioned`,
@@ -7,20 +7,14 @@ paths do, so a mask made of a `FrozenDict` fits the plain dict restored from a c
 """
 
 import dataclasses
-import difflib
-import fnmatch
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxprune._errors import NoMatch, Problem, PruningError, StructureMismatch, raise_problems
 from jaxprune._text import shown
-
-Pattern: TypeAlias = str | re.Pattern[str]
-Where: TypeAlias = Callable[[str, Any], bool] | Pattern | Sequence[Pattern]
+from jaxprune._errors import Problem, PruningError, StructureMismatch, raise_problems
 
 PRUNABLE = ("float64", "float32", "bfloat16", "float16")
 
@@ -108,7 +102,7 @@ def aligned(tree: Any, other: Any, what: str) -> Iterator[tuple[Leaf, Any]]:
         missing, extra = sorted(want - have), sorted(have - want)
         raise StructureMismatch(
             f"{what} does not have the leaves of the tree it should fit: "
-            f"missing {_some(missing)}, unexpected {_some(extra)}. "
+            f"missing {some(missing)}, unexpected {some(extra)}. "
             f"Make {what} from the same tree, with None where a leaf is left alone."
         )
     return ((leaf, value) for leaf, (_, value) in zip(ours, theirs, strict=True))
@@ -158,146 +152,6 @@ def concrete_leaves(tree: Any, function: str) -> list[Leaf]:
     return found
 
 
-# --- which leaves -------------------------------------------------------------------------------
-
-
-def any_leaf(path: str, leaf: Any) -> bool:
-    """The `where` that takes every floating leaf, biases and norm scales included.
-
-    Args:
-        path: The leaf's slash-joined path.
-        leaf: The leaf.
-
-    Returns:
-        True.
-    """
-    del path, leaf
-    return True
-
-
-def is_weight(path: str, leaf: Any) -> bool:
-    """The default `where`: the matrices and kernels that pruning is about.
-
-    That is every floating leaf of rank 2 or more that is not a bias, a norm's scale or statistic,
-    or an embedding by its name, so a bias stacked to rank 2 by `nn.scan` stays dense. A leaf called
-    `kernel` is always a weight, in a patch embedding too.
-
-    Args:
-        path: The leaf's slash-joined path.
-        leaf: The leaf.
-
-    Returns:
-        Whether the leaf is a weight in this sense.
-
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> is_weight("decoder/dense/kernel", jnp.ones((4, 8)))
-        True
-        >>> is_weight("decoder/dense/bias", jnp.ones((4, 8)))
-        False
-    """
-    return not _why_no_weight(path, leaf)
-
-
-def dense_reasons(found: list[Leaf], where: Where) -> list[str]:
-    """For each leaf why it is left dense, and "" where it is in scope.
-
-    A bare array is in scope whatever `where` says: asking for it by name is all there is to ask.
-
-    Raises:
-        NoMatch: a path pattern in `where` covers no leaf.
-        PruningError: `where` is not a predicate, a pattern or patterns.
-    """
-    chosen = _predicate(found, where)
-    bare = len(found) == 1 and not found[0].path
-
-    def reason(leaf: Leaf) -> str:
-        if not is_array(leaf.value):
-            return "empty place" if leaf.value is None else "not an array"
-        if not is_prunable(leaf.value):
-            return f"dtype {leaf.value.dtype}"
-        return "" if bare else chosen(leaf)
-
-    return [reason(leaf) for leaf in found]
-
-
-def covers(pattern: Pattern, path: str) -> bool:
-    """Whether `pattern` matches the whole of `path`, or of one of the subtrees that hold it."""
-    parts = path.split("/")
-    above = ("/".join(parts[:end]) for end in range(len(parts), 0, -1))
-    if isinstance(pattern, str):
-        return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for name in above)
-    return any(pattern.fullmatch(name) for name in above)
-
-
-def no_match(pattern: Pattern, paths: Sequence[str]) -> Problem:
-    """The problem of a `pattern` that covers none of `paths`, with the likeliest remedy."""
-    text = pattern if isinstance(pattern, str) else pattern.pattern
-    near = difflib.get_close_matches(text, paths, n=3, cutoff=0.4)
-    if isinstance(pattern, str) and re.search(r"\.\*|\\|\||\^|\$", text):
-        remedy = "Text is read as a shell pattern; pass re.compile(...) for a regular expression."
-    elif near:
-        remedy = f"Did you mean {_some(near)}?"
-    else:
-        remedy = f"The paths are {_some(paths)}."
-    return Problem(NoMatch, f"the pattern {text!r} matches no leaf and no subtree. {remedy}")
-
-
-def _predicate(found: list[Leaf], where: Where) -> Callable[[Leaf], str]:
-    if where is is_weight:
-        return lambda leaf: _why_no_weight(*leaf)
-    if isinstance(where, str | re.Pattern):
-        where = [where]
-    if callable(where):
-        predicate = where
-        return lambda leaf: "" if predicate(*leaf) else "left out by where="
-    patterns = list(where) if isinstance(where, Sequence) else []
-    if not patterns or not all(isinstance(pattern, str | re.Pattern) for pattern in patterns):
-        raise PruningError(
-            f"where={shown(where)} is neither a predicate on (path, leaf) nor path patterns: write "
-            'where="encoder/*", where=["*/query/kernel", "*/key/kernel"] or where=jp.any_leaf.'
-        )
-    paths = [leaf.path for leaf in found]
-    raise_problems(
-        no_match(pattern, paths)
-        for pattern in patterns
-        if not any(covers(pattern, path) for path in paths)
-    )
-
-    def reason(leaf: Leaf) -> str:
-        return "" if any(covers(p, leaf.path) for p in patterns) else "left out by where="
-
-    return reason
-
-
-# What a leaf is by its own name or, where that says nothing (`weight`), by that of its module.
-_NO_WEIGHT = (
-    ("bias", re.compile(r".*bias.*|beta"), re.compile("(?!)")),
-    (
-        "norm scale or statistic",
-        re.compile(r".*scale.*|gamma|mean|var|.*norm"),
-        re.compile(r".*norm.*|(ln|bn|gn)(_?\w*\d+\w*|_\w+)?"),
-    ),
-    (
-        "embedding",
-        re.compile(r".*embed.*|.*token.*|cls|wte|wpe|.*_emb"),
-        re.compile(r".*embed.*|.*token.*|wte|wpe|.*_emb"),
-    ),
-)
-
-
-def _why_no_weight(path: str, leaf: Any) -> str:
-    if not is_prunable(leaf):
-        return f"dtype {leaf.dtype}" if is_array(leaf) else "not an array"
-    if len(leaf.shape) < 2:
-        return f"rank {len(leaf.shape)}"
-    if 0 in leaf.shape:
-        return "holds no weights"
-    module, name = ["", *path.lower().split("/")][-2:]
-    kinds = [what for what, own, of in _NO_WEIGHT if own.fullmatch(name) or of.fullmatch(module)]
-    return f"{kinds[0]} by name" if kinds and name != "kernel" else ""
-
-
 def _is_box(node: Any) -> bool:
     # Linen's and NNX's boxes share no class, but both must follow `scan` and `vmap` when these add
     # or remove an axis, and nothing else in a tree of parameters can.
@@ -309,6 +163,7 @@ def _path(keys: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
-def _some(paths: Sequence[str]) -> str:
+def some(paths: Sequence[str]) -> str:
+    """The first of `paths`, and how many more there are, for a message."""
     shown_paths = ", ".join(Leaf(path, None).name for path in paths[:3]) or "none"
     return shown_paths + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxprune import PruningError
 from jaxprune._report import LeafReport, gathered
-from jaxprune._tree import Where
+from jaxprune._where import Where
 from jaxprune.cli._progress import progress
 from jaxprune.cli._specs import metric_of, spec_of, where_of
 from jaxprune.io import (

@@ -21,7 +21,7 @@ from jaxprune import (
     is_weight,
 )
 from jaxprune._specs import Axis
-from jaxprune._tree import Where
+from jaxprune._where import Where
 from jaxprune.io import Checkpoint
 from jaxprune.io._checkpoint import is_dotted
 

@@ -16,7 +16,8 @@ from jaxprune._metrics import L1, Metric, importance
 from jaxprune._plan import Plan, PlanRow, plan
 from jaxprune._report import LeafReport
 from jaxprune._specs import Unstructured, budget_of, pruned_count
-from jaxprune._tree import Where, any_leaf, is_prunable, is_weight
+from jaxprune._tree import is_prunable
+from jaxprune._where import Where, any_leaf, is_weight
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
 from jaxprune.io._formats import making, refuse_input, rewriting
 from jaxprune.io._lowest import Cut, Ordered, find_cut, magnitudes, survivors, unsigned_of

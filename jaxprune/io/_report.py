@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxprune._errors import NoMatch
 from jaxprune._report import LeafReport, SparsityReport, gathered, leaf_report
-from jaxprune._tree import Leaf, Where, dense_reasons, is_prunable, is_weight
+from jaxprune._tree import Leaf, is_prunable
+from jaxprune._where import Where, dense_reasons, is_weight
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types, widened
 from jaxprune.io._progress import Progress, quiet
 

@@ -10,7 +10,8 @@ from jaxprune._masks import apply_mask
 from jaxprune._metrics import L1, Metric, scores_of
 from jaxprune._plan import decide
 from jaxprune._text import shown
-from jaxprune._tree import Where, is_array, is_traced, is_weight, leaves, rebuild
+from jaxprune._tree import is_array, is_traced, leaves, rebuild
+from jaxprune._where import Where, is_weight
 from jaxprune.training._choose import Before, How, chosen, scope_of
 from jaxprune.training._rules import Rule
 from jaxprune.training._schedules import Schedule

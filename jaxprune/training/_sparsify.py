@@ -23,17 +23,8 @@ from jaxprune._metrics import L1, Metric, one_key, scores_of
 from jaxprune._plan import Decision, decide
 from jaxprune._specs import NM
 from jaxprune._text import shown
-from jaxprune._tree import (
-    Leaf,
-    Where,
-    aligned,
-    as_array,
-    is_array,
-    is_traced,
-    is_weight,
-    leaves,
-    rebuild,
-)
+from jaxprune._tree import Leaf, aligned, as_array, is_array, is_traced, leaves, rebuild
+from jaxprune._where import Where, is_weight
 from jaxprune.training._choose import Before, How, blended, chosen, scope_of
 from jaxprune.training._rules import Averaged, Rule
 from jaxprune.training._schedules import Schedule

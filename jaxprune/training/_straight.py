@@ -11,7 +11,8 @@ from jaxprune._errors import PruningError
 from jaxprune._masks import make_mask
 from jaxprune._metrics import L1, Metric, importance
 from jaxprune._text import shown
-from jaxprune._tree import Where, aligned, is_array, is_weight, leaves, rebuild
+from jaxprune._tree import aligned, is_array, leaves, rebuild
+from jaxprune._where import Where, is_weight
 
 
 def straight_through(
