@@ -10,23 +10,18 @@ from ._errors import (
     PruningError,
     StructureMismatch,
 )
-from ._masks import apply_mask, make_mask, mask_from_zeros, pack, prune, unpack
 from ._metrics import L1, L2, LCG, Fisher, Movement, Random, Taylor, TaylorProxy, importance
+from ._packing import pack, unpack
 from ._plan import Plan, PlanRow, plan
-from ._report import (
-    Count,
-    LeafReport,
-    ScoreStats,
-    SparsityReport,
-    TopScore,
-    report,
-    stats,
-    top_scores,
-)
+from ._prune import apply_mask, make_mask, mask_from_zeros, prune
+from ._report import Count, LeafReport, SparsityReport, report
+from ._score_stats import ScoreStats, TopScore, stats, top_scores
 from ._sensitivity import Sensitivity, sensitivity
-from ._specs import NM, Block, Channels, Columns, Rows, Unstructured
+from ._specs.n_of_m import NM
+from ._specs.units import Block, Channels, Columns, Rows
+from ._specs.unstructured import Unstructured
 from ._where import Weights, any_leaf, is_weight
-from .training._rewind import Ticket, lottery_tickets
+from .training._lottery import Ticket, lottery_tickets
 from .training._rules import (
     Averaged,
     Rule,
@@ -40,7 +35,7 @@ from .training._rules import (
 from .training._schedules import Schedule, constant, gradual, one_shot, periodic
 from .training._sparsify import keep_mask, sparsify
 from .training._state import KeepMaskState, SparsifyState, current, sparsities
-from .training._straight import straight_through
+from .training._straight_through import straight_through
 
 __version__: str
 

@@ -5,16 +5,17 @@ By their shapes, or by what a measured `Sensitivity` predicts that the loss will
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from jaxprune._curves import cheapest, convex, unmeasured
-from jaxprune._errors import InvalidSparsity, Problem, PruningError, raise_problems
-from jaxprune._plan import decide
+from jaxprune._assign import assign
+from jaxprune._cost_curves import cheapest, convex, unmeasured
+from jaxprune._errors import InvalidSparsity, PruningError, raise_problems
 from jaxprune._sensitivity import Sensitivity
-from jaxprune._specs import Unstructured, check_sparsity
+from jaxprune._specs.checks import check_sparsity
+from jaxprune._specs.unstructured import Unstructured
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, is_traced, leaves, rebuild
 from jaxprune._where import Pattern, Where, covers, is_weight, no_match
@@ -108,8 +109,7 @@ def allocate(
             "allocate needs sparsities known before compilation, got a tracer: call it outside jit."
         )
     check_sparsity(sparsity)
-    rules, _ = decide(found, Unstructured(float(sparsity)), where)
-    members = rules[0].members
+    members = assign(found, Unstructured(float(sparsity)), where).members
     shapes = {i: tuple(found[i].value.shape) for i in members}
     fixed = _fixed({i: found[i].path for i in members}, overrides or {})
     sizes = {i: math.prod(shape) for i, shape in shapes.items()}
@@ -137,7 +137,6 @@ class _Sharing(NamedTuple):
 def _sharing(method: str | Method | Sensitivity, free: dict[int, Leaf]) -> _Sharing:
     if isinstance(method, Sensitivity):
         raise_problems(unmeasured(method, leaf) for leaf in free.values())
-        raise_problems(_tied(leaf, free.values()) for leaf in free.values())
         curves = {i: convex(method, method.paths.index(leaf.path)) for i, leaf in free.items()}
         most = sum(curve[-1].lost for curve in curves.values())
         return _Sharing(most, lambda left: cheapest(curves, left), ", or measure higher sparsities")
@@ -145,18 +144,6 @@ def _sharing(method: str | Method | Sensitivity, free: dict[int, Leaf]) -> _Shar
     shapes = {i: tuple(leaf.value.shape) for i, leaf in free.items()}
     most = sum(math.prod(shape) - 1 for shape in shapes.values())
     return _Sharing(most, lambda left: _shares(shapes, left, density))
-
-
-def _tied(leaf: Leaf, others: Iterable[Leaf]) -> Problem | None:
-    """Why an array that stands in the tree twice has no share of its own."""
-    same = next(other for other in others if other.value is leaf.value)
-    if same.path == leaf.path:
-        return None
-    return Problem(
-        PruningError,
-        f"{leaf.name} is the same array as {same.name}, and both were measured as one: fix their "
-        'sparsity by overrides=, or share the budget by "erk".',
-    )
 
 
 def _method(method: str | Method) -> Method:

@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _lcg
-from jaxprune._bits import square
 from jaxprune._errors import NoMatch, Problem, PruningError, StructureMismatch, raise_problems
-from jaxprune._sharding import placed
+from jaxprune._kernels import host, lcg
+from jaxprune._kernels.floats import square
+from jaxprune._kernels.placement import from_host, is_host_array
+from jaxprune._kernels.ranked import Pointwise, Ranked
+from jaxprune._kernels.sharding import placed
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, as_array, is_array, is_prunable, leaves, node, rebuild
 
@@ -82,7 +84,7 @@ class LCG:
     seed: int
 
     def __post_init__(self) -> None:
-        _lcg.check_seed(self.seed)
+        lcg.check_seed(self.seed)
 
 
 @node("grads")
@@ -154,11 +156,11 @@ def importance(params: Any, metric: Metric) -> Any:
 
     Returns:
         A tree like `params` that holds scores where it holds floats, and None where it holds
-        anything else. A leaf that stands in the tree twice is scored once.
+        anything else.
 
     Raises:
         NoMatch: `params` holds no floating leaf.
-        PruningError: `metric` is none, or scores with the wrong shape.
+        PruningError: `metric` is not a metric, or its scores have the wrong shape.
 
     Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
@@ -166,17 +168,45 @@ def importance(params: Any, metric: Metric) -> Any:
         {'kernel': Array([3., 2.], dtype=float32), 'step': None}
     """
     found = leaves(params)
-    floats = [leaf for leaf in found if is_prunable(leaf.value)]
+    floats = [Leaf(leaf.path, as_array(leaf.value)) for leaf in found if is_prunable(leaf.value)]
     if not floats:
         raise NoMatch(
             f"there is nothing to score: none of the tree's {len(found)} leaves is a floating "
             "array. Pass parameters, for example `variables['params']` or `nnx.state(model, "
             "nnx.Param)`."
         )
-    unique = {id(leaf.value): leaf for leaf in reversed(floats)}
-    ready = [Leaf(leaf.path, as_array(leaf.value)) for leaf in unique.values()]
-    scores = dict(zip(unique, scores_of(metric, ready), strict=True))
-    return rebuild(params, [scores.get(id(leaf.value)) for leaf in found])
+    scores = iter(_written_out(metric, floats))
+    return rebuild(params, [next(scores) if is_prunable(leaf.value) else None for leaf in found])
+
+
+def ranked_by(metric: Metric, weights: Sequence[Leaf]) -> list[Ranked]:
+    """How the weights of leaves rank: scores that are pointwise are made where they are counted.
+
+    Args:
+        metric: The metric.
+        weights: Leaves that hold floating arrays.
+    """
+    made = pointwise(metric)
+    if made is not None:
+        return [Ranked(as_array(leaf.value), made) for leaf in weights]
+    ready = [Leaf(leaf.path, as_array(leaf.value)) for leaf in weights]
+    return [Ranked(scores) for scores in scores_of(metric, ready)]
+
+
+def _written_out(metric: Metric, weights: Sequence[Leaf]) -> list[jax.Array]:
+    """The scores of leaves as arrays."""
+    made = pointwise(metric)
+    if made is None or not all(is_host_array(leaf.value) for leaf in weights):
+        return scores_of(metric, weights)
+    # With nothing to compile: a tree has leaves of many shapes, each of which would be.
+    return [from_host(made.host(np.asarray(leaf.value)), leaf.value) for leaf in weights]
+
+
+@functools.singledispatch
+def pointwise(metric: Any) -> Pointwise | None:
+    """The metric as a function of each weight alone, for kernels; None if it is not one."""
+    del metric
+    return None
 
 
 @functools.singledispatch
@@ -208,17 +238,6 @@ def scores_of(metric: Any, weights: Sequence[Leaf]) -> list[jax.Array]:
 
 
 @scores_of.register
-def _(metric: L1, weights: Sequence[Leaf]) -> list[jax.Array]:
-    return [_magnitude(leaf.value) for leaf in weights]
-
-
-@scores_of.register(L2)
-@scores_of.register(TaylorProxy)
-def _(metric: L2 | TaylorProxy, weights: Sequence[Leaf]) -> list[jax.Array]:
-    return [_square(leaf.value) for leaf in weights]
-
-
-@scores_of.register
 def _(metric: Random, weights: Sequence[Leaf]) -> list[jax.Array]:
     key = one_key(metric.key, "jp.Random(jax.random.key(0))")
     salts = [np.uint32(zlib.crc32(leaf.path.encode())) for leaf in weights]
@@ -230,7 +249,7 @@ def _(metric: Random, weights: Sequence[Leaf]) -> list[jax.Array]:
 
 @scores_of.register
 def _(metric: LCG, weights: Sequence[Leaf]) -> list[jax.Array]:
-    return [placed(_lcg.uniform(metric.seed, leaf.value.shape), leaf.value) for leaf in weights]
+    return [placed(lcg.uniform(metric.seed, leaf.value.shape), leaf.value) for leaf in weights]
 
 
 @scores_of.register
@@ -248,12 +267,41 @@ def _(metric: Movement, weights: Sequence[Leaf]) -> list[jax.Array]:
     return [-product for product in _products(metric, weights)]
 
 
-_magnitude = jax.jit(jnp.abs)
-
-
 @jax.jit
 def _square(weights: jax.Array) -> jax.Array:
     return square(weights.astype(jnp.promote_types(weights.dtype, jnp.float32)))
+
+
+def _square_on_host(weights: host.Array) -> host.Array:
+    wide = np.float64 if weights.dtype == np.float64 else np.float32
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return np.square(weights.astype(wide))
+
+
+_MAGNITUDE = Pointwise(jax.jit(jnp.abs), host.magnitudes)
+_SQUARE = Pointwise(_square, _square_on_host)
+
+
+@pointwise.register
+def _(metric: L1) -> Pointwise:
+    del metric
+    return _MAGNITUDE
+
+
+@pointwise.register(L2)
+@pointwise.register(TaylorProxy)
+def _(metric: L2 | TaylorProxy) -> Pointwise:
+    del metric
+    return _SQUARE
+
+
+@scores_of.register(L1)
+@scores_of.register(L2)
+@scores_of.register(TaylorProxy)
+def _(metric: L1 | L2 | TaylorProxy, weights: Sequence[Leaf]) -> list[jax.Array]:
+    made = pointwise(metric)
+    assert made is not None
+    return [made.compiled(leaf.value) for leaf in weights]
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -1,22 +1,22 @@
 """What came out: achieved, in integers, with both denominators. Typed rows, then rendering."""
 
 import dataclasses
-import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxprune._bits import exponent, from_keys, keys, nonzero, scaled_down, scaled_up
-from jaxprune._errors import NoMatch, PruningError, raise_problems
-from jaxprune._masks import mask_problem
-from jaxprune._patterns import find_pattern
-from jaxprune._select import count_true, limbs, nth_lowest, survivors
-from jaxprune._text import integer, shown, table
-from jaxprune._tree import Leaf, aligned, as_array, concrete_leaves, is_array, is_prunable, leaves
+from jaxprune._errors import NoMatch, raise_problems
+from jaxprune._kernels import host
+from jaxprune._kernels.device import count_true
+from jaxprune._kernels.floats import nonzero
+from jaxprune._kernels.patterns import find_pattern
+from jaxprune._kernels.placement import is_host_array
+from jaxprune._prune import mask_problem
+from jaxprune._text import integer, table
+from jaxprune._tree import Leaf, aligned, concrete_leaves, is_array, is_prunable
 from jaxprune._where import Where, dense_reasons, is_weight
 
 
@@ -66,7 +66,7 @@ class LeafReport:
         path: Its path.
         shape: Its shape.
         dtype: Its dtype.
-        count: Its weights; None if it holds no floats, or if it is an array counted before.
+        count: Its weights; None if it holds no floats.
         pattern: The kind of pattern its zeros form: "dense", "rows", "columns", "rows and columns",
             "channels of axis 2", "blocks of 16x16", "2:4 along axis -2", "all zero" or
             "unstructured". It says what was found, not what was asked for.
@@ -101,8 +101,7 @@ class SparsityReport:
     Attributes:
         rows: One row an array, in the tree's order.
         pruned: The leaves in scope together.
-        all: All parameters together: every floating leaf, an array that stands in the tree twice
-            once.
+        all: All parameters together: every floating leaf.
     """
 
     rows: tuple[LeafReport, ...]
@@ -157,33 +156,6 @@ class SparsityReport:
 
     def __str__(self) -> str:
         return _rendered(self)
-
-
-class ScoreStats(NamedTuple):
-    """Statistics of scores; scalars of their dtype, float32 at the least.
-
-    Attributes:
-        min: The lowest.
-        max: The highest.
-        mean: The mean.
-        median: The exact median; of an even number the mean of the two in the middle.
-        std: The population's standard deviation.
-    """
-
-    min: jax.Array
-    max: jax.Array
-    mean: jax.Array
-    median: jax.Array
-    std: jax.Array
-
-
-@dataclass(frozen=True, slots=True)
-class TopScore:
-    """One of the highest scores: the leaf's path, the index in the leaf, and the score."""
-
-    path: str
-    index: tuple[int, ...]
-    score: float
 
 
 def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> SparsityReport:
@@ -241,17 +213,9 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
         reasons = [why if value is None else "" for why, value in zip(outside, kept, strict=True)]
     if all(reasons):
         raise NoMatch("no leaf is in scope: choose some with where=, or pass a mask that has some.")
-    # An array in several places is counted once, where it is in scope if it is anywhere.
-    owners: dict[int, str] = {}
-    for leaf, _ in sorted(zip(found, reasons, strict=True), key=lambda pair: pair[1] != ""):
-        owners.setdefault(id(leaf.value), leaf.path)
-    rows = []
-    for leaf, value, reason in zip(found, kept, reasons, strict=True):
-        if not is_array(leaf.value):
-            continue
-        owner = owners[id(leaf.value)]
-        rows.append(leaf_report(leaf, value, reason, "" if owner == leaf.path else owner))
-    return gathered(rows)
+    rows = zip(found, kept, reasons, strict=True)
+    arrays = [row for row in rows if is_array(row[0].value)]
+    return gathered(host.in_threads(leaf_report, *zip(*arrays, strict=True)))
 
 
 def gathered(rows: Sequence[LeafReport]) -> SparsityReport:
@@ -262,133 +226,46 @@ def gathered(rows: Sequence[LeafReport]) -> SparsityReport:
     return SparsityReport(tuple(rows), pruned, sum((count for count, _ in counts), none))
 
 
-def stats(scores: Any) -> ScoreStats:
-    """Minimum, maximum, mean, median and standard deviation of all the scores in a tree.
-
-    Args:
-        scores: A tree of scores; for one leaf's statistics pass the leaf.
-
-    Returns:
-        The statistics, as arrays: it runs under jit.
-
-    Raises:
-        NoMatch: The tree holds no scores.
-
-    Examples:
-        >>> import jax.numpy as jnp, jaxprune as jp
-        >>> float(jp.stats(jnp.array([4.0, 1.0, 3.0, 2.0])).median)
-        2.5
-    """
-    return _stats(_scores(scores, leaves(scores)))
-
-
-def top_scores(scores: Any, k: int) -> list[TopScore]:
-    """The k highest scores of a tree, highest first.
-
-    Args:
-        scores: A tree of scores.
-        k: How many; all of them if there are fewer.
-
-    Returns:
-        Path, index and score of each. Among equals the earlier leaf and the lower index come first.
-
-    Raises:
-        PruningError: `k` is no positive integer, or the scores are traced.
-        NoMatch: The tree holds no scores.
-
-    Examples:
-        >>> import jax.numpy as jnp, jaxprune as jp
-        >>> jp.top_scores({"w": jnp.array([[1.0, 5.0], [3.0, 2.0]])}, 2)
-        [TopScore(path='w', index=(0, 1), score=5.0), TopScore(path='w', index=(1, 0), score=3.0)]
-    """
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise PruningError(f"k is a positive Python integer, got {shown(k)}.")
-    found = [leaf for leaf in concrete_leaves(scores, "top_scores") if is_prunable(leaf.value)]
-    arrays = _scores(scores, found)
-    widest = _widest(arrays)
-    best: list[tuple[int, TopScore]] = []
-    for leaf, array in zip(found, arrays, strict=True):
-        high = survivors(array, jnp.int32(max(0, array.size - k)), ties="last")
-        order, values = np.asarray(keys(array.astype(widest))), np.asarray(array)
-        for index in np.argwhere(np.asarray(high)):
-            place = tuple(map(int, index))
-            best.append((int(order[place]), TopScore(leaf.path, place, float(values[place]))))
-    best.sort(key=lambda item: -item[0])
-    return [score for _, score in best[:k]]
-
-
-def _scores(tree: Any, found: Sequence[Leaf]) -> list[jax.Array]:
-    arrays = [as_array(leaf.value) for leaf in found if is_prunable(leaf.value) and leaf.value.size]
-    if not arrays:
-        raise NoMatch(f"there are no scores in {shown(tree)}: pass what jp.importance returned.")
-    return arrays
-
-
-def _widest(arrays: Sequence[jax.Array]) -> Any:
-    """The type that holds the scores of all `arrays`, float32 at the least."""
-    return functools.reduce(jnp.promote_types, [a.dtype for a in arrays], jnp.dtype("float32"))
-
-
-@jax.jit
-def _stats(scores: Sequence[jax.Array]) -> ScoreStats:
-    widest = _widest(scores)
-    wide = [array.astype(widest) for array in scores]
-    total = sum(array.size for array in wide)
-    orders = [keys(array) for array in wide]
-    lowest = from_keys(jnp.stack([jnp.min(order) for order in orders]).min(), widest)
-    highest = from_keys(jnp.stack([jnp.max(order) for order in orders]).max(), widest)
-    # Sums and squares are taken of numbers of magnitude below 2, whatever the scores: they neither
-    # overflow nor are flushed.
-    power = _power(lowest, highest)
-    fractions = [scaled_down(array, power) for array in wide]
-
-    def mean_of(parts: Iterable[jax.Array]) -> jax.Array:
-        # Two short sums lose less to rounding than one long one.
-        sums = [jnp.sum(jnp.sum(part, -1)) if part.ndim else part for part in parts]
-        return sum(sums, jnp.zeros((), widest)) / total
-
-    mean = mean_of(fractions)
-    std = jnp.sqrt(mean_of(jnp.square(part - mean) for part in fractions))
-    middle = nth_lowest(wide, limbs((total + 1) // 2))
-    median = middle if total % 2 else _midpoint(middle, nth_lowest(wide, limbs(total // 2 + 1)))
-    return ScoreStats(lowest, highest, scaled_up(mean, power), median, scaled_up(std, power))
-
-
-def _midpoint(a: jax.Array, b: jax.Array) -> jax.Array:
-    power = _power(a, b)
-    return scaled_up((scaled_down(a, power) + scaled_down(b, power)) / 2, power)
-
-
-def _power(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The power of two that scales two numbers, and all between them, to a magnitude below 2."""
-    power = jnp.maximum(exponent(a), exponent(b))
-    return jnp.where(jnp.isfinite(a) & jnp.isfinite(b), power, 0)
-
-
-def leaf_report(leaf: Leaf, kept: Any, reason: str, shared_with: str = "") -> LeafReport:
+def leaf_report(leaf: Leaf, kept: Any, reason: str) -> LeafReport:
     """The row of one leaf that holds an array.
 
     Args:
         leaf: The leaf.
         kept: Its mask, or None.
         reason: Why it is out of scope; "" if it is in.
-        shared_with: The path at which the same array is counted, if it is counted elsewhere.
 
     Returns:
         The row.
     """
     shape, dtype = tuple(leaf.value.shape), str(leaf.value.dtype)
-    if shared_with or not is_prunable(leaf.value):
-        why = f"same array as {shared_with!r}" if shared_with else reason
-        return LeafReport(leaf.path, shape, dtype, None, "", False, why, 0)
-    alive = nonzero(leaf.value)
-    nonzeros = int(count_true(alive))
-    stray = 0 if kept is None else int(count_true(alive & ~kept))
+    if not is_prunable(leaf.value):
+        return LeafReport(leaf.path, shape, dtype, None, "", False, reason, 0)
+    alive = _alive(leaf.value)
+    nonzeros = _count(alive)
+    stray = 0 if kept is None else _count(alive & ~_like(alive, kept))
     dense = alive.size * leaf.value.dtype.itemsize
     packed = nonzeros * leaf.value.dtype.itemsize + -(-alive.size // 8)
     count = Count(alive.size, nonzeros, dense, dense if reason else min(dense, packed))
     pattern = find_pattern(alive, nonzeros)
     return LeafReport(leaf.path, shape, dtype, count, pattern, not reason, reason, stray)
+
+
+def _alive(weights: Any) -> Any:
+    """Where weights are not zero: an array of NumPy's where the host can read them."""
+    if isinstance(weights, jax.Array) and not is_host_array(weights):
+        return nonzero(weights)
+    return host.nonzero(np.asarray(weights))
+
+
+def _like(alive: Any, kept: Any) -> Any:
+    return kept if isinstance(alive, jax.Array) else np.asarray(kept)
+
+
+def _count(hits: Any) -> int:
+    if not isinstance(hits, jax.Array):
+        return int(np.count_nonzero(hits))
+    high, low = count_true(hits)
+    return (int(high) << 16) + int(low)
 
 
 def _rendered(report: SparsityReport) -> str:

@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxprune._assign import assign
 from jaxprune._errors import InvalidSparsity, Problem, PruningError, raise_problems
-from jaxprune._masks import masks_of
+from jaxprune._kernels.device import count_true
+from jaxprune._kernels.ranked import Ranked
+from jaxprune._kernels.sharding import placed
 from jaxprune._metrics import L1, Metric, scores_of
-from jaxprune._plan import decide
-from jaxprune._select import count_true
-from jaxprune._sharding import placed
-from jaxprune._specs import Unstructured, at_sparsity, check_sparsity
+from jaxprune._specs.checks import check_sparsity
+from jaxprune._specs.protocol import Work, at_sparsity, select
+from jaxprune._specs.unstructured import Unstructured
 from jaxprune._text import integer, shown, table
 from jaxprune._tree import Leaf, as_array, concrete_leaves, is_array, is_prunable, rebuild
 from jaxprune._where import Where, is_weight
@@ -103,24 +105,24 @@ def sensitivity(
     """
     found = concrete_leaves(params, "sensitivity")
     swept = _checked(sparsities)
-    rules, _ = decide(found, spec, where)
-    # An array that stands in the tree twice is pruned in both places.
-    arrays = {id(leaf.value): as_array(leaf.value) for leaf in found if is_prunable(leaf.value)}
+    assignment = assign(found, spec, where)
+    arrays = {i: as_array(leaf.value) for i, leaf in enumerate(found) if is_prunable(leaf.value)}
 
     def loss_of(values: dict[int, jax.Array]) -> Any:
-        return loss(rebuild(params, [values.get(id(leaf.value), leaf.value) for leaf in found]))
+        return loss(rebuild(params, [values.get(i, leaf.value) for i, leaf in enumerate(found)]))
 
     _check_loss(jax.eval_shape(loss_of, arrays))
-    chosen = {id(found[i].value): (rule, found[i]) for rule in rules for i in rule.members}
-    scores = _scored(metric, [leaf for _, leaf in chosen.values()])
+    measured = assignment.chosen
+    ready = [Leaf(leaf.path, as_array(leaf.value)) for leaf in measured]
+    scores = dict(zip(assignment.members, scores_of(metric, ready), strict=True))
     alike: dict[Any, _Group] = {}
-    for key, (rule, _) in chosen.items():
-        kind = (id(rule), jax.typeof(arrays[key]), jax.typeof(scores[key]))
-        alike.setdefault(kind, _Group(rule.spec, [])).keys.append(key)
+    entry = assignment.entry_of()
+    for i in assignment.members:
+        kind = (entry[i], jax.typeof(arrays[i]), jax.typeof(scores[i]))
+        alike.setdefault(kind, _Group(assignment.specs[i], [])).keys.append(i)
     groups = list(alike.values())
-    place = {key: (g, m) for g, group in enumerate(groups, 1) for m, key in enumerate(group.keys)}
-    measured = [found[i] for i in sorted(i for rule in rules for i in rule.members)]
-    steps = [(0, 0, 0.0), *((*place[id(leaf.value)], s) for leaf in measured for s in swept)]
+    place = {i: (g, m) for g, group in enumerate(groups, 1) for m, i in enumerate(group.keys)}
+    steps = [(0, 0, 0.0), *((*place[i], s) for i in assignment.members for s in swept)]
     which, member, sparsity = zip(*steps, strict=True)
     data = np.array(which, np.int32), np.array(member, np.int32), np.array(sparsity, np.float32)
     results = jax.device_get(_program(loss_of, groups)(arrays, scores, data))
@@ -165,12 +167,14 @@ def _program(loss_of: Callable[[_Arrays], Any], groups: Sequence[_Group]) -> Cal
             arrays: _Arrays, scores: _Arrays, member: jax.Array, sparsity: jax.Array
         ) -> tuple[_Arrays, jax.Array]:
             score = lax.select_n(member, *(scores[key] for key in group.keys))
-            (kept,) = masks_of(at_sparsity(group.spec, lambda own: sparsity), [score])
+            work = Work(at_sparsity(group.spec, sparsity), Ranked(score), 0)
+            (kept,) = select(group.spec, [work])
             changed = {
                 key: jnp.where(placed(kept, arrays[key]) | (member != i), arrays[key], 0)
                 for i, key in enumerate(group.keys)
             }
-            return arrays | changed, count_true(~kept)
+            high, low = count_true(~kept)
+            return arrays | changed, high * 2**16 + low
 
         return pruned
 
@@ -189,12 +193,6 @@ def _program(loss_of: Callable[[_Arrays], Any], groups: Sequence[_Group]) -> Cal
         return lax.map(one, steps)
 
     return run
-
-
-def _scored(metric: Metric, chosen: Sequence[Leaf]) -> _Arrays:
-    ready = [Leaf(leaf.path, as_array(leaf.value)) for leaf in chosen]
-    scores = scores_of(metric, ready)
-    return {id(leaf.value): score for leaf, score in zip(chosen, scores, strict=True)}
 
 
 # --- what a user passed -------------------------------------------------------------------------

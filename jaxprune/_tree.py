@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxprune._text import shown
 from jaxprune._errors import Problem, PruningError, StructureMismatch, raise_problems
+from jaxprune._text import shown
 
 PRUNABLE = ("float64", "float32", "bfloat16", "float16")
 

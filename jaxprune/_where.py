@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from jaxprune._errors import NoMatch, Problem, PruningError, raise_problems
-from jaxprune._text import shown
 from jaxprune._names import why_no_weight
+from jaxprune._text import shown
 from jaxprune._tree import Leaf, is_array, is_prunable, some
 
 Pattern: TypeAlias = str | re.Pattern[str]

@@ -2,8 +2,7 @@
 
 One tensor at a time, in float32, sums in order, its 64-bit generator, its errors by name. It is
 eager: the order of a float32 sum, and the subnormal numbers in it, are things a compiler does not
-promise, so the sums of whole rows and columns are taken by NumPy. Everything else runs on the
-library's own kernels.
+promise, so everything is done in NumPy, by the kernel that prunes files and first calls.
 """
 
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxprune import _lcg
 from jaxprune._errors import (
     BelowMinNonzero,
     EmptyTensor,
@@ -22,21 +20,22 @@ from jaxprune._errors import (
     NotTwoDimensional,
     PruningError,
 )
-from jaxprune._metrics import L1, L2, LCG, TaylorProxy
-from jaxprune._metrics import importance as _importance
-from jaxprune._select import survivors
-from jaxprune._specs import Columns, Rows, Unstructured, budget_of, check_sparsity
+from jaxprune._kernels import host
+from jaxprune._kernels import lcg as generator
+from jaxprune._kernels.ranked import Ranked
+from jaxprune._specs.budget import budget
+from jaxprune._specs.checks import check_count, check_sparsity
 from jaxprune._text import shown
 from jaxprune._tree import concrete_leaves, is_traced
 
 MetricName: TypeAlias = Literal["l1_magnitude", "l2_magnitude", "taylor_proxy", "random"]
 Granularity: TypeAlias = Literal["unstructured", "structured_row", "structured_column"]
 
-_METRICS: dict[str, Callable[[int], L1 | L2 | TaylorProxy | LCG]] = {
-    "l1_magnitude": lambda seed: L1(),
-    "l2_magnitude": lambda seed: L2(),
-    "taylor_proxy": lambda seed: TaylorProxy(),
-    "random": LCG,
+_METRICS: dict[str, Callable[[host.Array, int], host.Array]] = {
+    "l1_magnitude": lambda array, seed: np.abs(array),
+    "l2_magnitude": lambda array, seed: np.square(array),
+    "taylor_proxy": lambda array, seed: np.square(array),
+    "random": lambda array, seed: generator.on_host(seed, array.size).reshape(array.shape),
 }
 _ALONG = {"structured_row": 1, "structured_column": 0}  # the axis that a unit spans
 
@@ -85,30 +84,26 @@ def prune(
     scores = _scores(array, metric, seed)
     if not scores.size:
         raise EmptyTensor(f"the tensor has shape {scores.shape} and holds no weights.")
-    if granularity == "unstructured":
-        spec: Unstructured | Rows | Columns = Unstructured(sparsity, min_nonzero=min_nonzero)
-    elif granularity in _ALONG:
-        spec = (Rows if granularity == "structured_row" else Columns)(
-            sparsity, min_nonzero=min_nonzero
-        )
-        if scores.ndim != 2:
-            raise NotTwoDimensional(f"{granularity} needs a matrix, got the shape {scores.shape}.")
-    else:
+    if granularity != "unstructured" and granularity not in _ALONG:
         raise PruningError(
             f"granularity is 'unstructured', 'structured_row' or 'structured_column', got "
             f"{shown(granularity)}."
         )
+    if granularity in _ALONG and scores.ndim != 2:
+        raise NotTwoDimensional(f"{granularity} needs a matrix, got the shape {scores.shape}.")
+    check_count("min_nonzero", min_nonzero)
     if min_nonzero > scores.size:
         raise BelowMinNonzero(
             f"min_nonzero={min_nonzero} exceeds the tensor's {scores.size} weights."
         )
-    count = budget_of(spec, scores.shape).lost(sparsity)
     if granularity == "unstructured":
-        kept = _kept(scores, count)
+        kept = host.survivors(Ranked(scores), int(budget(sparsity, scores.size, min_nonzero)))
     else:
         axis = _ALONG[granularity]
         units = _unit_scores(scores, axis, metric, seed)
-        kept = np.broadcast_to(np.expand_dims(_kept(units, count), axis), scores.shape)
+        held = -(-min_nonzero // scores.shape[axis])
+        alive = host.survivors(Ranked(units), int(budget(sparsity, units.size, held)))
+        kept = np.broadcast_to(np.expand_dims(alive, axis), scores.shape)
     pruned = np.where(kept, array, np.float32(0))
     return jnp.asarray(pruned), jnp.asarray(kept.astype(np.float32))
 
@@ -150,7 +145,7 @@ def lcg(seed: int, n: int) -> jax.Array:
     """
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
         raise PruningError(f"n is how many values, a Python integer of 0 or more, got {shown(n)}.")
-    return _lcg.uniform(_lcg.check_seed(seed), (int(n),))
+    return generator.uniform(generator.check_seed(seed), (int(n),))
 
 
 def _tensor(array: ArrayLike) -> np.ndarray:
@@ -168,31 +163,15 @@ def _scores(array: np.ndarray, metric: str, seed: int) -> np.ndarray:
         raise PruningError(
             f"metric is one of {', '.join(map(repr, _METRICS))}, got {shown(metric)}."
         )
-    _lcg.check_seed(seed)
-    with jax.ensure_compile_time_eval():  # under a user's jit too
-        scores = np.asarray(_importance(_padded(array, 0), _METRICS[metric](seed)))
-    return scores[: array.size].reshape(array.shape)
-
-
-def _kept(scores: np.ndarray, count: np.int32) -> np.ndarray:
-    """All but the `count` lowest; the NaN that fill up the length go last of all."""
-    with jax.ensure_compile_time_eval():
-        kept = np.asarray(survivors(jnp.asarray(_padded(scores, np.nan)), count))
-    return kept[: scores.size].reshape(scores.shape)
-
-
-def _padded(values: np.ndarray, filling: float) -> np.ndarray:
-    """The values in a row, filled up to a power of two: tensors of any shape share compilations."""
-    length = max(128, 1 << (values.size - 1).bit_length()) if values.size else 0
-    row = np.full(length, filling, np.float32)
-    row[: values.size] = values.ravel()
-    return row
+    generator.check_seed(seed)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return _METRICS[metric](array, int(seed))
 
 
 def _unit_scores(scores: np.ndarray, axis: int, metric: str, seed: int) -> np.ndarray:
     """The scores of whole rows or columns: in-order float32 sums, subnormal numbers included."""
     if metric == "random":
-        return _lcg.unit_values(seed, scores.shape[1 - axis])
+        return generator.unit_values(seed, scores.shape[1 - axis])
     with np.errstate(over="ignore"):
         sums = np.add.accumulate(scores, axis, dtype=np.float32).take(-1, axis)
     return sums if metric == "l1_magnitude" else np.sqrt(sums)

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._errors import NoMatch, PruningError, StructureMismatch, raise_problems
-from jaxprune._masks import mask_problem
+from jaxprune._prune import mask_problem
 from jaxprune._report import SparsityReport
 from jaxprune._sensitivity import Sensitivity
-from jaxprune._specs import check_sparsity
+from jaxprune._specs.checks import check_sparsity
 from jaxprune._text import shown
 from jaxprune._tree import aligned, concrete_leaves, is_array, is_prunable
 from jaxprune.training._schedules import Schedule

@@ -64,17 +64,17 @@ def pool_survivors(
         masks = _pool_survivors(
             [leaves[i] for i in at],
             (jnp.stack(high), jnp.stack(low)),
+            jnp.array([most[i] for i in at], jnp.int32),
             pools=tuple(numbers.index(pools[i]) for i in at),
-            most=tuple(most[i] for i in at),
         )
         kept |= dict(zip(at, masks, strict=True))
     return [kept[i] for i in range(len(leaves))]
 
 
-@functools.partial(jax.jit, static_argnames=("pools", "most"))
+@functools.partial(jax.jit, static_argnames="pools")
 @functools.partial(on_any_mesh, like=lambda leaves, *_: [leaf.values for leaf in leaves])
 def _pool_survivors(
-    leaves: list[Ranked], budgets: Limbs, *, pools: tuple[int, ...], most: tuple[int, ...]
+    leaves: list[Ranked], budgets: Limbs, most: jax.Array, *, pools: tuple[int, ...]
 ) -> list[jax.Array]:
     keys, lasts = pool_cuts(leaves, pools, budgets, most)
 
@@ -211,9 +211,7 @@ def unit_scores(
     return _unit_scores(leaf, view, axes, reduce)
 
 
-def _unit_scores(
-    leaf: Ranked, view: tuple[int, ...], axes: tuple[int, ...], reduce: str
-) -> Ranked:
+def _unit_scores(leaf: Ranked, view: tuple[int, ...], axes: tuple[int, ...], reduce: str) -> Ranked:
     viewed = jax.tree.map(lambda array: array.reshape(view), leaf)
     scores, gone, held = viewed.scores(), viewed.gone, viewed.held
     dead = None if gone is None else jnp.all(gone, axes, keepdims=True)
@@ -254,7 +252,8 @@ def _ranked_survivors(order: jax.Array, count: jax.Array) -> jax.Array:
 def nth_lowest(leaves: Sequence[Ranked], rank: Limbs) -> jax.Array:
     """The score of a `rank`, counted from 1 up in limbs, among all of `leaves`, of one dtype."""
     sizes = [leaf.values.size for leaf in leaves]
-    keys, lasts = pool_cuts(leaves, [0] * len(sizes), (rank[0][None], rank[1][None]), sizes)
+    budgets, most = (rank[0][None], rank[1][None]), jnp.array(sizes, jnp.int32)
+    keys, lasts = pool_cuts(leaves, [0] * len(sizes), budgets, most)
     highest = [
         jnp.max(jnp.where(_before(order, keys[i], lasts[i]), order, GONE(order.dtype)))
         for i, order in enumerate(leaf.keys() for leaf in leaves)
@@ -270,4 +269,3 @@ def count_true(hits: jax.Array) -> Limbs:
         return split(tally(hits, range(hits.ndim)).reshape(()))
     high, low = split(tally(hits, range(1, hits.ndim)))
     return jnp.sum(high, dtype=jnp.int32), jnp.sum(low, dtype=jnp.int32)
-

@@ -53,6 +53,24 @@ def keys(scores: Array) -> Array:
     return np.minimum(places, unsigned(2 * infinity + 2), out=places)
 
 
+def magnitudes(weights: Array) -> Array:
+    """|w| in the dtype of the weights, NaN and subnormals included."""
+    unsigned = unsigned_of(weights.dtype)
+    return (weights.view(unsigned) & unsigned(np.iinfo(unsigned).max >> 1)).view(weights.dtype)
+
+
+def unsigned_of(dtype: Any) -> Any:
+    """The unsigned integers as wide as a dtype."""
+    return np.dtype(f"uint{8 * np.dtype(dtype).itemsize}").type
+
+
+def zeroed(weights: Array, kept: Array) -> Array:
+    """The weights with 0.0 wherever they are not kept."""
+    # Of integers: a NaN that goes is gone, and no -0.0 is left.
+    bits = unsigned_of(weights.dtype)
+    return np.multiply(weights.view(bits), kept, dtype=bits).view(weights.dtype)
+
+
 def key_pieces(leaf: Ranked) -> Iterator[Array]:
     """The keys of a leaf's scores in row-major order, piece by piece."""
     values, gone, held = (
@@ -68,6 +86,24 @@ def key_pieces(leaf: Ranked) -> Iterator[Array]:
         if held is not None:
             order[held[here]] = np.iinfo(order.dtype).max
         yield order
+
+
+def all_keys(leaf: Ranked) -> Array:
+    """The keys of a leaf's scores in row-major order."""
+    pieces = list(key_pieces(leaf))
+    return np.concatenate(pieces) if pieces else np.empty(0, np.uint32)
+
+
+def highest(order: Array, count: int) -> Array:
+    """The places of the `count` highest keys; among equals the first."""
+    if count >= order.size:
+        return np.arange(order.size)
+    return _lowest(~order, count)
+
+
+def nonzero(weights: Array) -> Array:
+    """Where floats are neither 0.0 nor -0.0: by their bits, which takes NaNs of every kind."""
+    return weights.view(unsigned_of(weights.dtype)) << 1 != 0
 
 
 def survivors(leaf: Ranked, count: int) -> Array:
@@ -108,7 +144,7 @@ def survivors(leaf: Ranked, count: int) -> Array:
     elif 0 < upper <= on_high:
         cut, left = high, upper
     else:
-        order = np.concatenate(list(key_pieces(leaf)))
+        order = all_keys(leaf)
         cut = np.partition(order, count - 1)[count - 1]
         left = count - int(np.count_nonzero(order < cut))
     for at, order in _beside(leaf):
@@ -181,7 +217,7 @@ def survivors_along(leaf: Ranked, count: int, axis: int) -> Array:
             None if gone is None else np.ascontiguousarray(gone[here]),
             None if held is None else np.ascontiguousarray(held[here]),
         )
-        order = np.concatenate(list(key_pieces(part))).reshape(-1, size)
+        order = all_keys(part).reshape(-1, size)
         cut = np.partition(order, count - 1, axis=1)[:, count - 1 : count]
         stay = order > cut
         spare = size - count - np.count_nonzero(stay, axis=1)  # of those on the cut, how many stay
@@ -196,7 +232,7 @@ def highest_of_groups(leaf: Ranked, n: int, axis: int) -> Array:
     """Marks the `n` highest along an axis; among equals the lower index is kept."""
     shape = leaf.values.shape
     m, inner = shape[axis], math.prod(shape[axis + 1 :])
-    order = np.concatenate(list(key_pieces(leaf))).reshape(-1, m, inner)
+    order = all_keys(leaf).reshape(-1, m, inner)
     kept = np.empty(order.shape, bool)
     step = max(1, _PIECE // (m * inner))
     for at in range(0, len(order), step):
@@ -303,7 +339,7 @@ def _bracket(leaf: Ranked, count: int) -> tuple[Any, Any]:
         for array in (leaf.values, leaf.gone, leaf.held)
     ]
     sample = Ranked(thin[0], leaf.score, leaf.dtype, *thin[1:])
-    order = np.sort(np.concatenate(list(key_pieces(sample))))
+    order = np.sort(all_keys(sample))
     place = count / size * order.size
     low, high = round(place - _SPREAD), round(place + _SPREAD)
     least, most = order.dtype.type(0), order.dtype.type(np.iinfo(order.dtype).max)

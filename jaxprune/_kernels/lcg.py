@@ -12,6 +12,7 @@ from there to every column. It is exact without `jax_enable_x64`, on 32-bit limb
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,14 @@ def uniform(seed: int, shape: tuple[int, ...]) -> jax.Array:
     return _values(_limbs(starts[:, None]), shape)
 
 
-def unit_values(seed: int, units: int) -> np.ndarray:
+def on_host(seed: int, count: int) -> np.ndarray[Any, Any]:
+    """The same values in NumPy: the first `count` of the stream."""
+    powers, sums = _powers(_A, count + 1)
+    states = np.uint64(seed) * powers[1:] + _C * sums[1:]
+    return (states >> np.uint64(32)).astype(np.float32) * np.float32(2.0**-32)
+
+
+def unit_values(seed: int, units: int) -> np.ndarray[Any, Any]:
     """The first values of the streams `seed`, `seed + 1`, ...: how the reference scores units."""
     seeds = np.uint64(seed) + np.arange(units, dtype=np.uint64)
     return ((seeds * _A + _C) >> np.uint64(32)).astype(np.float32) * np.float32(2.0**-32)

@@ -1,9 +1,10 @@
 """Which pattern the zeros of a leaf form: found by counting, whatever made them."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune._kernels.sharding import on_any_mesh
 
@@ -14,11 +15,11 @@ _SIZES = (2, 4, 8, 16, 32)  # the m of N:M patterns, and the sides of blocks, th
 _FEW, _MANY, _FULL = 8, 32, 0.9
 
 
-def find_pattern(alive: jax.Array, nonzeros: int) -> str:
+def find_pattern(alive: Any, nonzeros: int) -> str:
     """Names the pattern that accounts for every zero of a leaf.
 
     Args:
-        alive: Where the weights are not zero.
+        alive: Where the weights are not zero: bool, of JAX or, to be counted there, of NumPy.
         nonzeros: How many of them are not.
 
     Returns:
@@ -31,7 +32,10 @@ def find_pattern(alive: jax.Array, nonzeros: int) -> str:
         return "dense"
     if not nonzeros:
         return "all zero"
-    slices, most, mixed = jax.device_get(_counts(alive))
+    if isinstance(alive, np.ndarray):
+        slices, most, mixed = _counts_on_host(alive)
+    else:
+        slices, most, mixed = jax.device_get(_counts(alive))
     dead = [int(count) for count in slices]
     for axis, count in enumerate(dead):
         if count * (size // shape[axis]) == zeros:
@@ -100,3 +104,22 @@ def _summed(counts: jax.Array, axis: int, run: int) -> jax.Array:
     shape = counts.shape
     runs = counts.reshape(*shape[:axis], shape[axis] // run, run, *shape[axis + 1 :])
     return jnp.sum(runs, axis + 1, dtype=jnp.int8)
+
+
+def _counts_on_host(alive: np.ndarray[Any, Any]) -> tuple[list[Any], Any, Any]:
+    """The same in NumPy, for leaves whose shapes would each be compiled for once."""
+    axes = range(alive.ndim)
+    slices = [
+        np.count_nonzero(~alive.any(tuple(other for other in axes if other != axis)))
+        for axis in (axes if alive.ndim > 1 else ())
+    ]
+    most: dict[int, dict[int, int]] = {axis - alive.ndim: {} for axis in axes}
+    mixed: dict[int, dict[int, int]] = {axis - alive.ndim: {} for axis in axes}
+    for axis, of_axis in most.items():
+        sums = np.moveaxis(alive.view(np.int8), axis, 0)
+        for m in _SIZES:
+            if len(sums) % 2:
+                break
+            sums = sums[::2] + sums[1::2]
+            of_axis[m], mixed[axis][m] = sums.max(), np.minimum(sums, m - sums).max()
+    return slices, most, mixed

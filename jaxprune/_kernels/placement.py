@@ -22,12 +22,16 @@ def on_host(leaf: Ranked) -> Ranked | None:
 
 def is_host_array(array: Any) -> bool:
     """Whether NumPy can read an array where it lies."""
+    if isinstance(array, np.ndarray):
+        return True
     if not isinstance(array, jax.Array) or isinstance(array, jax.core.Tracer):
         return False
     devices = array.devices()
     return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
-def from_host(array: np.ndarray[Any, Any], like: jax.Array) -> jax.Array:
-    """A new array of NumPy's as JAX's, on the device of another."""
+def from_host(array: np.ndarray[Any, Any], like: Any) -> Any:
+    """A new array of NumPy's as what another is: NumPy's, or JAX's on the same device."""
+    if isinstance(like, np.ndarray):
+        return array
     return jax.device_put(array, like.sharding, may_alias=True)

@@ -2,8 +2,8 @@
 
 Each leaf belongs to a pool, and a pool has one budget: a leaf's own, or that of many leaves. All
 pools are searched together: a pass counts every leaf once, so a tree of any size is one loop to
-compile. Once the cuts of the pools are known, their leaves share the budgets out, and where a leaf's
-share falls among scores that tie with the cut, the search goes on among their positions.
+compile. Once the cuts of the pools are known, their leaves share the budgets out, and where the
+share of a leaf falls among scores that tie with the cut, the search goes on among their positions.
 """
 
 import math
@@ -47,7 +47,7 @@ class Pools(NamedTuple):
 
     member: np.ndarray[Any, Any]
     budgets: Limbs
-    most: np.ndarray[Any, Any]
+    most: jax.Array
     sizes: np.ndarray[Any, Any]
     counter: Any
 
@@ -82,7 +82,7 @@ class _Search(NamedTuple):
 
 
 def pool_cuts(
-    leaves: Sequence[Ranked], pools: Sequence[int], budgets: Limbs, most: Sequence[int]
+    leaves: Sequence[Ranked], pools: Sequence[int], budgets: Limbs, most: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Finds where each leaf is cut, so that every pool loses exactly its budget of lowest scores.
 
@@ -90,14 +90,14 @@ def pool_cuts(
         leaves: The leaves, with keys of one width, and at most `counting.LARGEST` scores each.
         pools: For each leaf the number of its pool. Among equals the earlier leaf gives first.
         budgets: How many scores of each pool go.
-        most: How many scores each leaf loses at the most; together they can give the budget.
+        most: int32, how many scores each leaf loses at the most; together they can give the budget.
 
     Returns:
         For each leaf the place of the cut's key, and the cut's position.
     """
     sizes = np.array([math.prod(leaf.values.shape) for leaf in leaves], np.int32)
     counter = counter_of(leaves[0].key_dtype)
-    of = Pools(np.asarray(pools), budgets, np.asarray(most, np.int32), sizes, counter)
+    of = Pools(np.asarray(pools), budgets, most, sizes, counter)
     guesses = pool_guesses(leaves, pools, as_float(budgets))
     tops = np.zeros(budgets[0].shape, counter)
     np.maximum.at(tops, of.member, [top_of(leaf.key_dtype) for leaf in leaves])

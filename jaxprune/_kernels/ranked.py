@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune._kernels.floats import GONE, HELD, keys
 from jaxprune._tree import node
@@ -58,8 +59,7 @@ class Ranked:
         """The dtype in which the scores are compared."""
         if self.dtype is not None:
             return self.dtype
-        described = jax.ShapeDtypeStruct(self.values.shape, self.values.dtype)
-        return jax.eval_shape(self.score.compiled, described).dtype
+        return self.score.host(np.empty(0, self.values.dtype)).dtype
 
     @property
     def key_dtype(self) -> Any:

@@ -111,7 +111,7 @@ def tried(search: CutSearch, at: jax.Array) -> tuple[jax.Array, jax.Array]:
     return key, jnp.where(search.tied, at.astype(jnp.int32), ALL)
 
 
-def advanced(search: CutSearch, at: jax.Array, excess: jax.Array, size: jax.Array) -> CutSearch:
+def advanced(search: CutSearch, at: jax.Array, excess: jax.Array, size: Any) -> CutSearch:
     """The search after a count of what lies before the place `at`.
 
     Args:
@@ -137,13 +137,13 @@ def advanced(search: CutSearch, at: jax.Array, excess: jax.Array, size: jax.Arra
     return _tied(found, was & ~span.open & ~exact & ~search.tied, size)
 
 
-def begun(span: Range, key: jax.Array, last: jax.Array, size: jax.Array) -> CutSearch:
+def begun(span: Range, key: jax.Array, last: jax.Array, size: Any) -> CutSearch:
     """A search over keys of which some may be one key wide; closed ones have their cut already."""
     search = CutSearch(span, jnp.zeros_like(span.open), key, last)
     return _tied(search, span.open & (span.low == span.high), size)
 
 
-def _tied(search: CutSearch, now: jax.Array, size: jax.Array) -> CutSearch:
+def _tied(search: CutSearch, now: jax.Array, size: Any) -> CutSearch:
     span = search.range
     end = jnp.maximum(size - 1, 0).astype(span.high.dtype)
     low, high = jnp.where(now, 0, span.low), jnp.where(now, end, span.high)

@@ -57,10 +57,7 @@ def on_any_mesh(
         result = jax.eval_shape(
             call, *(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays)
         )
-        if like is None:
-            models = jax.tree.map(lambda _: arrays[0], result)
-        else:
-            models = like(*args)
+        models = like(*args) if like else jax.tree.map(lambda _: arrays[0], result)
         out = jax.tree.map(
             lambda model, value: _fitted(jax.typeof(model).sharding, value), models, result
         )

@@ -48,7 +48,8 @@ class NM:
         if self.axis is not None:
             check_axis("axis", self.axis, "or None for the whole leaf in row-major order")
         # JAX rebuilds a spec with whatever stands for its data: only what a user types is judged.
-        if not isinstance(self.n, int | float | str | None):
+        typed = isinstance(self.n, int | float | str) or self.n is None
+        if not typed:
             return
         check_count("n", self.n, InvalidPattern)
         if not 1 <= self.n <= self.m:
@@ -86,7 +87,7 @@ def _(spec: NM, shape: tuple[int, ...]) -> int:
 @resolved.register
 def _(spec: NM, leaf: Leaf, axis_of: Callable[[Axis], int]) -> NM:
     del leaf
-    return dataclasses.replace(spec, axis=axis_of(spec.axis)) if spec.axis in WORDS else spec  # type: ignore[arg-type]
+    return dataclasses.replace(spec, axis=axis_of(spec.axis)) if spec.axis in WORDS else spec
 
 
 @target.register

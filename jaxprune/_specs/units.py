@@ -240,4 +240,3 @@ def _mask(spec: OfUnits, leaf: Ranked) -> jax.Array:
     units: Any = on_host(device.unit_scores(leaf, **choices))
     kept = np.broadcast_to(host.survivors(units, int(count)), view.shape).reshape(shape)
     return from_host(kept, leaf.values)
-

@@ -1,4 +1,4 @@
-"""Single weights, wherever they stand, under a budget for a leaf, for all leaves, or for an axis."""
+"""Single weights, wherever they stand: a budget for each leaf, for all together, or by axis."""
 
 import dataclasses
 import functools

@@ -20,7 +20,7 @@ from jaxprune import (
     Unstructured,
     is_weight,
 )
-from jaxprune._specs import Axis
+from jaxprune._specs.checks import Axis
 from jaxprune._where import Where
 from jaxprune.io import Checkpoint
 from jaxprune.io._checkpoint import is_dotted

@@ -11,16 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune._masks import make_mask
-from jaxprune._metrics import L1, Metric, importance
+from jaxprune._kernels.host import Cut, find_cut, key_pieces, survivors, zeroed
+from jaxprune._kernels.ranked import Ranked
+from jaxprune._metrics import L1, Metric, importance, pointwise
 from jaxprune._plan import Plan, PlanRow, plan
 from jaxprune._report import LeafReport
-from jaxprune._specs import Unstructured, budget_of, pruned_count
+from jaxprune._specs.protocol import Work, select
+from jaxprune._specs.unstructured import Unstructured, pool_budget
 from jaxprune._tree import is_prunable
-from jaxprune._where import Where, any_leaf, is_weight
+from jaxprune._where import Where, is_weight
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
 from jaxprune.io._formats import making, refuse_input, rewriting
-from jaxprune.io._lowest import Cut, Ordered, find_cut, magnitudes, survivors, unsigned_of
 from jaxprune.io._progress import Progress, quiet
 from jaxprune.io._report import tensor_report
 
@@ -133,6 +134,10 @@ def _written(
     return replace(done, rows=tuple(reports))
 
 
+def _shares_budget(spec: Any) -> bool:
+    return isinstance(spec, Unstructured) and spec.per == "global"
+
+
 def _in_order(tensor: Tensor) -> tuple[tuple[bool, str | int], ...]:
     # msgpack may have numbers and names side by side, which Python does not compare.
     return tuple((isinstance(key, str), key) for key in tensor.keys)
@@ -180,38 +185,25 @@ class _Work:
         spec = self.row(tensor).spec
         if spec is None:
             return array, None
-        kept = self._kept(tensor, array, spec)
-        bits = array.view(unsigned_of(array.dtype))
-        np.multiply(bits, kept, out=bits)  # of integers: NaN under a False is gone, and no -0.0
-        return array, kept
+        leaf = self._ranked(tensor, array)
+        if _shares_budget(spec):
+            kept = survivors(leaf, self._share(tensor, leaf))
+        else:
+            (mask,) = select(spec, [Work(spec, leaf, 0)])
+            kept = np.asarray(mask)
+        return zeroed(array, kept), kept
 
-    def _kept(self, tensor: Tensor, array: Array, spec: Any) -> Array:
-        if isinstance(spec, Unstructured) and spec.per in ("leaf", "global"):
-            ordered = self._ordered(tensor, array)
-            width = 8 * self._dtypes[tensor].itemsize
-            if spec.per == "leaf":
-                count = int(budget_of(spec, tensor.shape).lost(spec.sparsity))
-            else:
-                count = self._share(tensor, ordered)
-            return survivors(ordered, count, width=width).reshape(tensor.shape)
+    def _ranked(self, tensor: Tensor, array: Array) -> Ranked:
+        """How the values of a tensor rank, in the dtype in which they are compared."""
+        made, dtype = pointwise(self.metric), self._dtypes[tensor]
+        if made is not None:
+            return Ranked(array, made, dtype)
         path = self.paths[tensor]
-        scores = importance({path: array}, self.metric)
-        return np.asarray(make_mask(scores, spec, where=any_leaf)[path])
+        return Ranked(np.asarray(importance({path: array}, self.metric)[path]), dtype=dtype)
 
-    def _ordered(self, tensor: Tensor, array: Array) -> Ordered:
-        """A tensor in the order of its scores, of the dtype in which they are compared."""
-        dtype = self._dtypes[tensor]
-        if isinstance(self.metric, L1):
-            return Ordered(
-                array.reshape(-1), lambda piece: magnitudes(piece).astype(dtype, copy=False)
-            )
-        path = self.paths[tensor]
-        scores = np.asarray(importance({path: array}, self.metric)[path])
-        return Ordered(scores.reshape(-1), lambda piece: piece.astype(dtype, copy=False))
-
-    def _share(self, tensor: Tensor, ordered: Ordered) -> int:
+    def _share(self, tensor: Tensor, leaf: Ranked) -> int:
         if tensor in self._cuts:
-            return self._cuts[tensor].take(tensor, ordered.pieces())
+            return self._cuts[tensor].take(tensor, key_pieces(leaf))
         return self._counts.get(tensor, 0)
 
     def share_budgets(self, progress: Progress) -> None:
@@ -219,14 +211,13 @@ class _Work:
         pools: dict[tuple[str, int], list[Tensor]] = {}
         for tensor in self.source.tensors:
             row = self.row(tensor)
-            if isinstance(row.spec, Unstructured) and row.spec.per == "global":
+            if _shares_budget(row.spec):
                 pools.setdefault((row.rule, id(row.spec)), []).append(tensor)
         for pool in pools.values():
             self._share_budget(pool, self.row(pool[0]).spec, progress)
 
     def _share_budget(self, pool: list[Tensor], spec: Unstructured, progress: Progress) -> None:
-        count = int(pruned_count(spec.sparsity, sum(tensor.size for tensor in pool)))
-        count = min(count, sum(tensor.size - spec.min_nonzero for tensor in pool))
+        count = int(pool_budget(spec, [tensor.size for tensor in pool]))
         if not count:
             return
         widest = functools.reduce(jnp.promote_types, [self._dtypes[tensor] for tensor in pool])
@@ -237,7 +228,7 @@ class _Work:
         with progress("counting", passes * sum(tensor.nbytes for tensor in pool)) as bar:
 
             def pieces(tensor: Tensor) -> Iterator[Array]:
-                yield from self._ordered(tensor, self.source.read(tensor)).pieces()
+                yield from key_pieces(self._ranked(tensor, self.source.read(tensor)))
                 bar.update(tensor.nbytes)
 
             cut = find_cut(pool, pieces, count, held=spec.min_nonzero, width=width)

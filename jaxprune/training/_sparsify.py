@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxprune._allocation import allocate
+from jaxprune._assign import Assignment, assign
 from jaxprune._errors import (
     InvalidSparsity,
     Problem,
@@ -18,14 +19,14 @@ from jaxprune._errors import (
     StructureMismatch,
     raise_problems,
 )
-from jaxprune._masks import mask_problem, pack, unpack
 from jaxprune._metrics import L1, Metric, one_key, scores_of
-from jaxprune._plan import Decision, decide
-from jaxprune._specs import NM
+from jaxprune._packing import pack, unpack
+from jaxprune._prune import mask_problem
+from jaxprune._specs.protocol import target
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, aligned, as_array, is_array, is_traced, leaves, rebuild
 from jaxprune._where import Where, is_weight
-from jaxprune.training._choose import Before, How, blended, chosen, scope_of
+from jaxprune.training._next_mask import Before, How, blended, next_masks
 from jaxprune.training._rules import Averaged, Rule
 from jaxprune.training._schedules import Schedule
 from jaxprune.training._state import KeepMaskState, SparsifyState, ours, strays_of
@@ -95,25 +96,24 @@ def sparsify(
     _check_arguments(inner, schedule, metric, rule, steps)
     inner = optax.with_extra_args_support(inner)
 
-    def decided(params: Any) -> tuple[list[Leaf], list[Decision]]:
-        found = leaves(params)
+    def decided(params: Any) -> Assignment:
         wanted = spec
         if rule.allocation is not None and isinstance(spec, numbers.Real):
             wanted = allocate(params, float(spec), rule.allocation, where=where)
-        return found, decide(found, wanted, where)[0]
+        return assign(leaves(params), wanted, where)
 
     def init(params: Any) -> SparsifyState:
         if not leaves(params):
             # Optax finds what is shaped like the parameters by a placeholder for them.
             return SparsifyState(np.int32(0), params, inner.init(params), (), (), (), np.int32(0))
-        found, decisions = decided(params)
-        raise_problems(_falling(decision, schedule, rule) for decision in decisions)
-        scope = scope_of(decisions)
+        assignment = decided(params)
+        raise_problems(_falling(entry.spec, schedule, rule) for entry in assignment.entries)
+        found, scope = assignment.leaves, assignment.members
         kept = first_mask(params, mask, scope)
         if schedule.fires(0):
             # Nothing grows before there are gradients to say what.
             before = Before(kept, (), _zeros(found, scope), None)
-            kept = chosen(found, decisions, before, How(schedule, Rule(), metric), 0)
+            kept = next_masks(assignment, before, How(schedule, Rule(), metric), 0)
         state = inner.init(params)
         if ours(state):
             raise PruningError(
@@ -136,10 +136,10 @@ def sparsify(
     ) -> tuple[Any, SparsifyState]:
         _check_given(params, "sparsify")
         tree = unpack(state.mask, params) if packed else state.mask
-        found, decisions = decided(params)
-        kept = _fitting(params, tree, decisions)
+        assignment = decided(params)
+        kept = _fitting(params, tree, assignment.members)
         grads = values_like(params, updates, kept, "updates")
-        weights = [leaf.value for leaf in found]
+        weights = [leaf.value for leaf in assignment.leaves]
         seen = rebuild(updates, [_where(m, g, 0) for m, g in zip(kept, grads, strict=True)])
         moved, memory = inner.update(seen, state.inner, params, **extra)
         steps_ = values_like(params, moved, kept, "the optimizer's updates")
@@ -151,7 +151,7 @@ def sparsify(
 
         def anew(kept: list[Any]) -> list[Any]:
             before = Before(kept, growth, averages, _folded(state.key, count))
-            return chosen(found, decisions, before, How(schedule, rule, metric), count)
+            return next_masks(assignment, before, How(schedule, rule, metric), count)
 
         # After an update that chose a mask; one that `init` chose is carried out by the first.
         due = (state.count > 0) & (schedule.fires(state.count) | (state.count == 1))
@@ -301,9 +301,8 @@ def _renewed(state: Any, fresh: Any, params: Any, grown: Sequence[Any]) -> Any:
     return rebuild(state, [renewed(*pair) for pair in zip(held, _plain(fresh), strict=True)])
 
 
-def _fitting(params: Any, mask: Any, decisions: list[Decision]) -> list[Any]:
+def _fitting(params: Any, mask: Any, scope: Sequence[int]) -> list[Any]:
     """The masks leaf by leaf, if they are those of these parameters and this spec."""
-    scope = scope_of(decisions)
     pairs = list(aligned(params, mask, "the state's mask"))
 
     def problem(i: int, leaf: Leaf, kept: Any) -> Problem | None:
@@ -384,10 +383,9 @@ def _folded(key: Any, count: Any) -> Any:
     return None if isinstance(key, tuple) else jax.random.fold_in(key, count)
 
 
-def _falling(decision: Decision, schedule: Schedule, rule: Rule) -> Problem | None:
-    spec = decision.spec
-    target = 1 - spec.n / spec.m if isinstance(spec, NM) else getattr(spec, "sparsity", 1.0)
-    if rule.grow is not None or is_traced(target) or target >= schedule.initial:
+def _falling(spec: Any, schedule: Schedule, rule: Rule) -> Problem | None:
+    end = target(spec)
+    if rule.grow is not None or is_traced(end) or end >= schedule.initial:
         return None
     return Problem(
         InvalidSparsity,

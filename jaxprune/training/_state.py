@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune._bits import nonzero
 from jaxprune._errors import NoMatch, StructureMismatch
-from jaxprune._masks import unpack
-from jaxprune._select import count_true
+from jaxprune._kernels.device import count_true
+from jaxprune._kernels.floats import nonzero
+from jaxprune._kernels.limbs import as_float
+from jaxprune._packing import unpack
 from jaxprune._tree import Leaf, as_array, is_traced, leaves, rebuild
 
 
@@ -111,7 +112,7 @@ def sparsities(state: Any, params: Any) -> Any:
         if kept is None:
             return None
         kept = unpack(kept, leaf.value) if kept.dtype == jnp.uint8 else kept
-        return (kept.size - count_true(kept)).astype(jnp.float32) / np.float32(kept.size)
+        return as_float(count_true(~kept)) / np.float32(kept.size)
 
     return rebuild(params, [sparsity(leaf) for leaf in found])
 

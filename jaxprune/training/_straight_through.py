@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxprune._assign import assign
 from jaxprune._errors import PruningError
-from jaxprune._masks import make_mask
-from jaxprune._metrics import L1, Metric, importance
+from jaxprune._metrics import L1, Metric, ranked_by
 from jaxprune._text import shown
-from jaxprune._tree import aligned, is_array, leaves, rebuild
+from jaxprune._tree import Leaf, is_array, leaves, rebuild
 from jaxprune._where import Where, is_weight
 
 
@@ -52,12 +52,16 @@ def straight_through(
     """
     if not isinstance(decay, numbers.Real) or not decay >= 0:
         raise PruningError(f"decay is a number of 0 or more, got {shown(decay)}.")
-    still = [jax.lax.stop_gradient(v) if is_array(v) else v for _, v in leaves(params)]
-    mask = make_mask(importance(rebuild(params, still), metric), spec, where=where)
-    pairs = aligned(params, mask, "mask")
+    found = leaves(params)
+    still = [Leaf(p, jax.lax.stop_gradient(v) if is_array(v) else v) for p, v in found]
+    assignment = assign(still, spec, where)
+    masks = assignment.masks(ranked_by(metric, assignment.chosen))
     return rebuild(
         params,
-        [leaf.value if kept is None else _sparse(leaf.value, kept, decay) for leaf, kept in pairs],
+        [
+            leaf.value if kept is None else _sparse(leaf.value, kept, decay)
+            for leaf, kept in zip(found, masks, strict=True)
+        ],
     )
 
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxprune as jp
-from jaxprune import _lcg
-from jaxprune._wide import Wide, add, multiply, product, wide
+from jaxprune._kernels import lcg as _lcg
+from jaxprune._kernels.uint64 import Wide, add, multiply, product, wide
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "reference_lcg.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "reference_lcg.json").read_text())
 
 
 def stream(seed, n):

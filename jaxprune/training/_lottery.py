@@ -5,14 +5,14 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 
+from jaxprune._assign import assign
 from jaxprune._errors import PruningError
-from jaxprune._masks import apply_mask
 from jaxprune._metrics import L1, Metric, scores_of
-from jaxprune._plan import decide
+from jaxprune._prune import apply_mask
 from jaxprune._text import shown
 from jaxprune._tree import is_array, is_traced, leaves, rebuild
 from jaxprune._where import Where, is_weight
-from jaxprune.training._choose import Before, How, chosen, scope_of
+from jaxprune.training._next_mask import Before, How, next_masks
 from jaxprune.training._rules import Rule
 from jaxprune.training._schedules import Schedule
 from jaxprune.training._sparsify import first_mask, values_like
@@ -100,8 +100,7 @@ def lottery_tickets(
     """
     _check(train, steps, rounds, rewind, to)
     scores_of(metric, [])  # refuses what is no metric
-    decisions = decide(leaves(params), spec, where)[0]
-    first = first_mask(params, None, scope_of(decisions))
+    first = first_mask(params, None, assign(leaves(params), spec, where).members)
     how = How(_by_rounds(rounds), Rule(), metric)
 
     def trained_from(start: Any, kept: list[Any], updates: range) -> Any:
@@ -134,7 +133,8 @@ def lottery_tickets(
         trained = trained_from(start, kept, range(to, steps))
         yield Ticket(0, start, rebuild(params, kept), trained)
         for i in range(1, rounds + 1):
-            kept = chosen(leaves(trained), decisions, Before(kept, (), (), None), how, i)
+            assignment = assign(leaves(trained), spec, where)
+            kept = next_masks(assignment, Before(kept, (), (), None), how, i)
             mask = rebuild(params, kept)
             ticket = apply_mask(start if rewind == "weights" else trained, mask)
             trained = trained_from(ticket, kept, range(to, steps))

@@ -1,0 +1,105 @@
+"""The host's kernel: the oracle's masks, from NumPy alone."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxprune._kernels import host
+from jaxprune._kernels.floats import keys as device_keys
+from jaxprune._kernels.ranked import Ranked
+from tests import oracle
+
+F32, BF16, F16, F64 = (np.dtype(t) for t in (np.float32, jnp.bfloat16, np.float16, np.float64))
+DTYPES = st.sampled_from([F32, BF16, F16, F64])
+
+kinds, seeds = st.sampled_from(list(oracle.KINDS)), st.integers(0, 2**32 - 1)
+# Beyond a sample, and beyond a piece of keys.
+SHAPES = [(0,), (1,), (5, 7), (3, 40, 50), (300, 801)]
+
+
+def draw_count(data, size):
+    return data.draw(st.sampled_from([0, 1, size - 1, size]) | st.integers(0, size), label="count")
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, F16], ids=str)
+@given(kind=kinds, seed=seeds)
+def test_keys_are_those_of_the_device(dtype, kind, seed):
+    scores = oracle.hard_scores(kind, seed, (5, 7), dtype)
+    lowest = int(np.iinfo(f"int{8 * dtype.itemsize}").min)
+    places = np.asarray(device_keys(jnp.asarray(scores))).astype(np.int64) - lowest
+    np.testing.assert_array_equal(host.keys(scores).astype(np.int64), places)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@given(kind=kinds, seed=seeds, dtype=DTYPES, data=st.data())
+def test_all_but_the_count_lowest_survive(shape, kind, seed, dtype, data):
+    scores = oracle.hard_scores(kind, seed, shape, dtype)
+    count = draw_count(data, scores.size) if scores.size else 0
+    found = host.survivors(Ranked(scores), count)
+    np.testing.assert_array_equal(found, oracle.survivors(scores, count))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@given(kind=kinds, seed=seeds, dtype=DTYPES, data=st.data())
+def test_every_index_of_an_axis_loses_its_lowest(axis, kind, seed, dtype, data):
+    scores = oracle.hard_scores(kind, seed, (6, 5, 8), dtype)
+    size = scores.size // scores.shape[axis]
+    count = draw_count(data, size)
+    groups = [1, 1, 1]
+    groups[axis] = scores.shape[axis]
+    others = tuple(other for other in range(3) if other != axis % 3)
+    expected = oracle.survivors_by_group(scores, np.full(groups, count), others)
+    np.testing.assert_array_equal(host.survivors_along(Ranked(scores), count, axis), expected)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, F64], ids=str)
+@given(seed=seeds, data=st.data())
+def test_a_pool_loses_its_lowest_and_every_leaf_keeps_some(dtype, seed, data):
+    shapes = [(13,), (5, 7), (40, 1000)]
+    scores = [
+        oracle.hard_scores(data.draw(kinds), seed + i, shape, dtype)
+        for i, shape in enumerate(shapes)
+    ]
+    held = data.draw(st.integers(0, 13))
+    most = [s.size - held for s in scores]
+    budget = draw_count(data, sum(most))
+    found = host.pool_survivors([Ranked(s) for s in scores], budget, most)
+    for mask, score, count in zip(found, scores, oracle.shares(scores, budget, most), strict=True):
+        np.testing.assert_array_equal(mask, oracle.survivors(score, count))
+
+
+@pytest.mark.parametrize("m", [4, 32])
+@given(kind=kinds, seed=seeds, dtype=DTYPES, data=st.data())
+def test_the_n_highest_of_every_group_stay(m, kind, seed, dtype, data):
+    scores = oracle.hard_scores(kind, seed, (3, m, 2), dtype)
+    n = data.draw(st.integers(1, m))
+    found = host.highest_of_groups(Ranked(scores), n, 1)
+    flipped = oracle.survivors_by_group(scores[:, ::-1], np.full((3, 1, 2), m - n), (1,))
+    np.testing.assert_array_equal(found, flipped[:, ::-1])
+
+
+@given(kind=kinds, seed=seeds, dtype=DTYPES, data=st.data())
+def test_what_is_gone_goes_first_and_what_is_held_last(kind, seed, dtype, data):
+    scores = oracle.hard_scores(kind, seed, (5, 7), dtype)
+    gone, held = np.random.default_rng(seed).random((2, 5, 7)) < 0.3
+    held &= ~gone
+    count = draw_count(data, scores.size)
+    rank = np.where(gone | held, 0, np.argsort(oracle.lowest_first(scores)).reshape(5, 7)).ravel()
+    order = np.lexsort((np.arange(35), rank, held.ravel(), ~gone.ravel()))
+    expected = np.ones(35, bool)
+    expected[order[:count]] = False
+    found = host.survivors(Ranked(scores, gone=gone, held=held), count)
+    np.testing.assert_array_equal(found, expected.reshape(5, 7))
+
+
+@given(kind=kinds, seed=seeds, dtype=DTYPES, data=st.data())
+def test_the_highest_are_those_that_the_others_leave(kind, seed, dtype, data):
+    scores = oracle.hard_scores(kind, seed, (35,), dtype)
+    count = draw_count(data, 35)
+    places = host.highest(host.all_keys(Ranked(scores)), count)
+    kept = np.zeros(35, bool)
+    kept[places] = True
+    expected = np.flip(oracle.survivors(np.flip(scores), 35 - count))
+    np.testing.assert_array_equal(kept, expected)
