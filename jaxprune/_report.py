@@ -15,6 +15,7 @@ from jaxprune._errors import NoMatch, PruningError, raise_problems, shown
 from jaxprune._masks import mask_problem
 from jaxprune._patterns import find_pattern
 from jaxprune._select import count_true, limbs, nth_lowest, survivors
+from jaxprune._sharding import local_parts, of_all_processes, placed
 from jaxprune._table import integer, table
 from jaxprune._tree import Leaf, aligned, as_array, concrete_leaves, is_array, is_prunable, leaves
 from jaxprune._where import Where, dense_reasons, is_weight
@@ -303,22 +304,54 @@ def top_scores(scores: Any, k: int) -> list[TopScore]:
     """
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise PruningError(f"k is a positive Python integer, got {shown(k)}.")
-    found = [leaf for leaf in concrete_leaves(scores, "top_scores") if is_prunable(leaf.value)]
+    found = [leaf for leaf in concrete_leaves(scores, "top_scores") if _holds_scores(leaf.value)]
     arrays = _scores(scores, found)
     widest = _widest(arrays)
-    best: list[tuple[int, TopScore]] = []
-    for leaf, array in zip(found, arrays, strict=True):
+    rows = of_all_processes(_highest(arrays, int(k), widest), arrays)
+    rows = rows[rows[:, 0] >= 0]
+    values = np.ascontiguousarray(rows[:, -_words(widest) :]).view(widest)[:, 0]
+    order = np.asarray(keys(jnp.asarray(values)))
+    best = sorted(range(len(rows)), key=lambda i: (-int(order[i]), *rows[i]))[:k]
+    return [
+        TopScore(leaf.path, tuple(map(int, rows[i, 1 : 1 + leaf.value.ndim])), float(values[i]))
+        for i in best
+        for leaf in [found[rows[i, 0]]]
+    ]
+
+
+def _highest(arrays: Sequence[jax.Array], k: int, widest: Any) -> np.ndarray[Any, Any]:
+    """The k highest scores of each array that this process holds: int32 `[score, word]`.
+
+    A row is the array's number, the index, and the bits of the score. Rows that are left over begin
+    with -1: each process has as many, for they are exchanged.
+    """
+    rank = max(array.ndim for array in arrays)
+    most = sum(min(k, array.size) for array in arrays)
+    rows = np.full((most, 1 + rank + _words(widest)), -1, np.int32)
+    filled = 0
+    for number, array in enumerate(arrays):
         high = survivors(array, jnp.int32(max(0, array.size - k)), ties="last")
-        order, values = np.asarray(keys(array.astype(widest))), np.asarray(array)
-        for index in np.argwhere(np.asarray(high)):
-            place = tuple(map(int, index))
-            best.append((int(order[place]), TopScore(leaf.path, place, float(values[place]))))
-    best.sort(key=lambda item: -item[0])
-    return [score for _, score in best[:k]]
+        chosen = dict(local_parts(placed(high, array)))
+        for first, part in local_parts(array):
+            inside = np.argwhere(chosen[first])
+            new = rows[filled : filled + len(inside)]
+            new[:, 0] = number
+            new[:, 1 : 1 + array.ndim] = inside + np.asarray(first, int)
+            new[:, 1 + rank :] = part[chosen[first]].astype(widest)[:, None].view(np.int32)
+            filled += len(inside)
+    return rows
+
+
+def _words(dtype: Any) -> int:
+    return dtype.itemsize // 4
+
+
+def _holds_scores(value: Any) -> bool:
+    return is_prunable(value) and value.size > 0
 
 
 def _scores(tree: Any, found: Sequence[Leaf]) -> list[jax.Array]:
-    arrays = [as_array(leaf.value) for leaf in found if is_prunable(leaf.value) and leaf.value.size]
+    arrays = [as_array(leaf.value) for leaf in found if _holds_scores(leaf.value)]
     if not arrays:
         raise NoMatch(f"there are no scores in {shown(tree)}: pass what jp.importance returned.")
     return arrays
