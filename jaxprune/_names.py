@@ -44,12 +44,12 @@ _TABLES = (
 _KINDS = (
     _Kind(
         "bias",
-        # The case tells Haiku's bias `b` from a state space's matrix `B`.
         own=_names(
             ".*bias.*",
             r"beta_?\d*",
             "offset",
-            r"(?-i:b|b_\w+|\w*(query|key|value|gating|output)_b)",
+            r"b_(in|out|gate|[qkvou])",
+            r"\w*(query|key|value|gating|output)_b",
         ),
         module=_names("(?!.*proj).*bias.*"),
     ),

@@ -15,6 +15,7 @@ from jaxprune._kernels.floats import exponent, from_keys, keys, scaled_down, sca
 from jaxprune._kernels.limbs import limbs
 from jaxprune._kernels.placement import on_host
 from jaxprune._kernels.ranked import Ranked
+from jaxprune._kernels.sharding import local_parts, of_all_processes, placed
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, as_array, concrete_leaves, is_prunable, leaves
 
@@ -87,38 +88,65 @@ def top_scores(scores: Any, k: int) -> list[TopScore]:
     """
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise PruningError(f"k is a positive Python integer, got {shown(k)}.")
-    found = [leaf for leaf in concrete_leaves(scores, "top_scores") if is_prunable(leaf.value)]
+    found = [leaf for leaf in concrete_leaves(scores, "top_scores") if _holds_scores(leaf.value)]
     arrays = _scores(scores, found)
-    widest = np.dtype(_widest(arrays))
-    best: list[tuple[int, TopScore]] = []
-    for leaf, array in zip(found, arrays, strict=True):
-        for order, index, score in _highest(array, int(k), widest):
-            best.append((order, TopScore(leaf.path, index, score)))
-    best.sort(key=lambda item: -item[0])
-    return [score for _, score in best[:k]]
+    widest = _widest(arrays)
+    rows = of_all_processes(_highest(arrays, int(k), widest), arrays)
+    rows = rows[rows[:, 0] >= 0]
+    values = np.ascontiguousarray(rows[:, -_words(widest) :]).view(widest)[:, 0]
+    order = np.asarray(keys(jnp.asarray(values)))
+    best = sorted(range(len(rows)), key=lambda i: (-int(order[i]), *rows[i]))[:k]
+    return [
+        TopScore(leaf.path, tuple(map(int, rows[i, 1 : 1 + leaf.value.ndim])), float(values[i]))
+        for i in best
+        for leaf in [found[rows[i, 0]]]
+    ]
 
 
-def _highest(array: jax.Array, k: int, dtype: Any) -> Iterable[tuple[int, tuple[int, ...], float]]:
-    """The keys, indices and values of the `k` highest scores, in row-major order."""
-    here = on_host(Ranked(array, dtype=dtype))
+def _highest(arrays: Sequence[jax.Array], k: int, widest: Any) -> np.ndarray[Any, Any]:
+    """The k highest scores of each array that this process holds: int32 `[score, word]`.
+
+    A row is the array's number, the index, and the bits of the score. Rows that are left over begin
+    with -1: each process has as many, for they are exchanged.
+    """
+    rank = max(array.ndim for array in arrays)
+    most = sum(min(k, array.size) for array in arrays)
+    rows = np.full((most, 1 + rank + _words(widest)), -1, np.int32)
+    filled = 0
+    for number, array in enumerate(arrays):
+        high = _k_highest(array, k)
+        chosen = dict(local_parts(placed(high, array)))
+        for first, part in local_parts(array):
+            inside = np.argwhere(chosen[first])
+            new = rows[filled : filled + len(inside)]
+            new[:, 0] = number
+            new[:, 1 : 1 + array.ndim] = inside + np.asarray(first, int)
+            new[:, 1 + rank :] = part[chosen[first]].astype(widest)[:, None].view(np.int32)
+            filled += len(inside)
+    return rows
+
+
+def _k_highest(array: jax.Array, k: int) -> Any:
+    """Marks the `k` highest scores of an array; among equals the first stay."""
+    here = on_host(Ranked(array))
     if here is None:
-        lowest = jnp.int32(max(0, array.size - k))
-        axes = tuple(range(array.ndim))
-        kept = device.group_survivors(Ranked(array), lowest, axes=axes, ties="last")
-        here = Ranked(np.asarray(array), dtype=dtype)
-        places = np.flatnonzero(np.asarray(kept))
-        order = host.all_keys(here)
-    else:
-        order = host.all_keys(here)
-        places = np.sort(host.highest(order, k))
-    values = here.values.reshape(-1)
-    for place in places.tolist():
-        index = tuple(int(i) for i in np.unravel_index(place, array.shape))
-        yield int(order[place]), index, float(values[place])
+        lowest, axes = jnp.int32(max(0, array.size - k)), tuple(range(array.ndim))
+        return device.group_survivors(Ranked(array), lowest, axes=axes, ties="last")
+    kept = np.zeros(array.size, bool)
+    kept[host.highest(host.all_keys(here), k)] = True
+    return jax.device_put(kept.reshape(array.shape), array.sharding)
+
+
+def _words(dtype: Any) -> int:
+    return dtype.itemsize // 4
+
+
+def _holds_scores(value: Any) -> bool:
+    return is_prunable(value) and value.size > 0
 
 
 def _scores(tree: Any, found: Sequence[Leaf]) -> list[jax.Array]:
-    arrays = [as_array(leaf.value) for leaf in found if is_prunable(leaf.value) and leaf.value.size]
+    arrays = [as_array(leaf.value) for leaf in found if _holds_scores(leaf.value)]
     if not arrays:
         raise NoMatch(f"there are no scores in {shown(tree)}: pass what jp.importance returned.")
     return arrays

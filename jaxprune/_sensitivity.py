@@ -22,9 +22,10 @@ from jaxprune._specs.protocol import Work, at_sparsity, select
 from jaxprune._specs.unstructured import Unstructured
 from jaxprune._text import integer, shown, table
 from jaxprune._tree import Leaf, as_array, concrete_leaves, is_array, is_prunable, rebuild
-from jaxprune._where import Where, is_weight
+from jaxprune._where import Where, is_weight, leave_out
 
 Numbers: TypeAlias = np.ndarray[Any, Any]
+_Arrays: TypeAlias = dict[int, jax.Array]  # by the leaf's place in the tree
 
 _COLUMNS = 8  # sparsities of a printed table
 
@@ -61,11 +62,12 @@ class Sensitivity:
 
 
 def sensitivity(
-    loss: Callable[[Any], Any],
+    loss: Callable[..., Any],
     params: Any,
     sparsities: Sequence[float],
     spec: Any = Unstructured(0.0),  # noqa: B008  # frozen
     *,
+    inputs: Sequence[Any] = (),
     metric: Metric = L1(),  # noqa: B008  # frozen and empty
     where: Where = is_weight,
 ) -> Sensitivity:
@@ -75,11 +77,13 @@ def sensitivity(
     after the other. Besides the parameters it holds their scores and one pruned copy.
 
     Args:
-        loss: A pure function of the parameters that returns one number.
+        loss: A pure function, `loss(params, *inputs)`, that returns one number.
         params: Any tree of arrays.
         sparsities: The sparsities to try, rising.
         spec: The spec, or specs, as for `make_mask`. Each sparsity takes the place of its own; a
             global budget is that of the one leaf.
+        inputs: What else the loss takes, such as `(x, y)`: trees of arrays. A batch that is spread
+            over several processes must be passed here; smaller ones the loss may close over.
         metric: How weights are scored.
         where: Which leaves are measured.
 
@@ -105,35 +109,38 @@ def sensitivity(
     """
     found = concrete_leaves(params, "sensitivity")
     swept = _checked(sparsities)
+    data = _tuple(inputs)
     assignment = assign(found, spec, where)
-    arrays = {i: as_array(leaf.value) for i, leaf in enumerate(found) if is_prunable(leaf.value)}
+    arrays = {i: as_array(leaf.value) for i, leaf in enumerate(found) if _is_argument(leaf.value)}
 
-    def loss_of(values: dict[int, jax.Array]) -> Any:
-        return loss(rebuild(params, [values.get(i, leaf.value) for i, leaf in enumerate(found)]))
+    def loss_of(values: _Arrays, data: Sequence[Any]) -> Any:
+        return loss(
+            rebuild(params, [values.get(i, leaf.value) for i, leaf in enumerate(found)]), *data
+        )
 
-    _check_loss(jax.eval_shape(loss_of, arrays))
-    measured = assignment.chosen
-    ready = [Leaf(leaf.path, as_array(leaf.value)) for leaf in measured]
-    scores = dict(zip(assignment.members, scores_of(metric, ready), strict=True))
+    _check_loss(jax.eval_shape(loss_of, arrays, data))
+    entry_of, measured = assignment.entry_of(), assignment.members
+    scored = scores_of(metric, [Leaf(found[i].path, arrays[i]) for i in measured])
+    scores = dict(zip(measured, scored, strict=True))
     alike: dict[Any, _Group] = {}
-    entry = assignment.entry_of()
-    for i in assignment.members:
-        kind = (entry[i], jax.typeof(arrays[i]), jax.typeof(scores[i]))
-        alike.setdefault(kind, _Group(assignment.specs[i], [])).keys.append(i)
+    for i in measured:
+        kind = (entry_of[i], jax.typeof(arrays[i]), jax.typeof(scores[i]))
+        alike.setdefault(kind, _Group(assignment.specs[i], [])).members.append(i)
     groups = list(alike.values())
-    place = {i: (g, m) for g, group in enumerate(groups, 1) for m, i in enumerate(group.keys)}
-    steps = [(0, 0, 0.0), *((*place[i], s) for i in assignment.members for s in swept)]
-    which, member, sparsity = zip(*steps, strict=True)
-    data = np.array(which, np.int32), np.array(member, np.int32), np.array(sparsity, np.float32)
-    results = jax.device_get(_program(loss_of, groups)(arrays, scores, data))
+    place = {i: (g, m) for g, group in enumerate(groups, 1) for m, i in enumerate(group.members)}
+    which, member, sparsity = zip(
+        (0, 0, 0.0), *((*place[i], s) for i in measured for s in swept), strict=True
+    )
+    steps = np.array(which, np.int32), np.array(member, np.int32), np.array(sparsity, np.float32)
+    results = _run(_program(loss_of, groups), arrays, scores, data, steps)
     dense = float(results[0][0])
     shape = len(measured), len(swept)
     losses = np.asarray(results[0][1:], np.float64).reshape(shape)
     removed = np.asarray(results[1][1:], np.int64).reshape(shape)
-    _check_finite(measured, swept, dense, losses)
+    _check_finite([found[i] for i in measured], swept, dense, losses)
     return Sensitivity(
-        paths=tuple(leaf.path for leaf in measured),
-        sizes=tuple(math.prod(leaf.value.shape) for leaf in measured),
+        paths=tuple(found[i].path for i in measured),
+        sizes=tuple(math.prod(arrays[i].shape) for i in measured),
         sparsities=swept,
         dense=dense,
         losses=losses,
@@ -142,16 +149,20 @@ def sensitivity(
 
 
 class _Group(NamedTuple):
-    """Arrays that one piece of compiled code prunes: of one rule, shape, dtype and layout."""
+    """Leaves that one piece of compiled code prunes: of one rule, shape, dtype and layout.
+
+    Attributes:
+        spec: The spec of that rule.
+        members: The leaves' places in the tree.
+    """
 
     spec: Any
-    keys: list[int]
+    members: list[int]
 
 
-_Arrays: TypeAlias = dict[int, jax.Array]
-
-
-def _program(loss_of: Callable[[_Arrays], Any], groups: Sequence[_Group]) -> Callable[..., Any]:
+def _program(
+    loss_of: Callable[[_Arrays, Any], Any], groups: Sequence[_Group]
+) -> Callable[..., Any]:
     """The compiled sweep: of steps (group, member, sparsity) the losses and what was removed.
 
     Groups are counted from 1; in group 0 nothing is pruned.
@@ -166,12 +177,12 @@ def _program(loss_of: Callable[[_Arrays], Any], groups: Sequence[_Group]) -> Cal
         def pruned(
             arrays: _Arrays, scores: _Arrays, member: jax.Array, sparsity: jax.Array
         ) -> tuple[_Arrays, jax.Array]:
-            score = lax.select_n(member, *(scores[key] for key in group.keys))
+            score = lax.select_n(member, *(scores[i] for i in group.members))
             work = Work(at_sparsity(group.spec, sparsity), Ranked(score), 0)
             (kept,) = select(group.spec, [work])
             changed = {
-                key: jnp.where(placed(kept, arrays[key]) | (member != i), arrays[key], 0)
-                for i, key in enumerate(group.keys)
+                i: jnp.where(placed(kept, arrays[i]) | (member != m), arrays[i], 0)
+                for m, i in enumerate(group.members)
             }
             high, low = count_true(~kept)
             return arrays | changed, high * 2**16 + low
@@ -184,18 +195,45 @@ def _program(loss_of: Callable[[_Arrays], Any], groups: Sequence[_Group]) -> Cal
     branches = [dense, *map(branch, groups)]
 
     @jax.jit
-    def run(arrays: _Arrays, scores: _Arrays, steps: Any) -> tuple[jax.Array, jax.Array]:
+    def run(arrays: _Arrays, scores: _Arrays, data: Any, steps: Any) -> tuple[jax.Array, jax.Array]:
         def one(step: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            which, *data = step
-            pruned, removed = lax.switch(which, branches, arrays, scores, *data)
-            return loss_of(pruned), removed
+            which, *place = step
+            pruned, removed = lax.switch(which, branches, arrays, scores, *place)
+            return loss_of(pruned, data), removed
 
         return lax.map(one, steps)
 
     return run
 
 
+def _run(program: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return jax.device_get(program(*arguments))
+    except RuntimeError as error:
+        # JAX refuses to compile constants of which a process holds a part only.
+        if jax.process_count() > 1 and "non-addressable" in str(error):
+            raise PruningError(
+                "the loss closes over an array that is spread over several processes: pass it by "
+                "inputs=(batch,), and write loss(params, batch)."
+            ) from error
+        raise
+
+
 # --- what a user passed -------------------------------------------------------------------------
+
+
+def _is_argument(value: Any) -> bool:
+    """Whether the loss gets `value` as an argument: JAX arrays, for they may be spread."""
+    return isinstance(value, jax.Array) or is_prunable(value)
+
+
+def _tuple(inputs: Any) -> tuple[Any, ...]:
+    if not isinstance(inputs, tuple | list):
+        raise PruningError(
+            f"expected inputs as a tuple of what the loss takes after the parameters, got "
+            f"{shown(inputs)}: write inputs=(batch,)."
+        )
+    return tuple(inputs)
 
 
 def _checked(sparsities: Any) -> tuple[float, ...]:
@@ -237,7 +275,7 @@ def _check_finite(
         return Problem(
             PruningError,
             f"{leaf.name} pruned to {', '.join(bad)} makes the loss not finite: measure lower "
-            "sparsities, or leave it out with where=.",
+            f"sparsities, or {leave_out(leaf.path)}.",
         )
 
     raise_problems(map(problem, measured, losses))

@@ -120,7 +120,7 @@ def test_every_public_name_is_a_function_or_a_class():
         (
             "sensitivity",
             "(loss, params, sparsities, spec=Unstructured(sparsity=0.0, per='leaf', "
-            "min_nonzero=1), *, metric=L1(), where=is_weight)",
+            "min_nonzero=1), *, inputs=(), metric=L1(), where=is_weight)",
         ),
         ("compat.importance", "(array, metric='l1_magnitude', seed=0)"),
         ("compat.lcg", "(seed, n)"),

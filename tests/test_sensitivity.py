@@ -94,15 +94,34 @@ def test_the_loss_is_compiled_once_for_all():
     assert len(traces) == 2  # once to see what it returns
 
 
-def test_an_array_in_two_places_is_pruned_in_both():
+def test_an_array_in_two_places_is_pruned_in_each_alone():
     shared = normal(4, 4)
     found = jp.sensitivity(
-        lambda p: jnp.sum(jnp.abs(p["a"])) + jnp.sum(jnp.abs(p["b"])),
+        lambda p: jnp.sum(jnp.abs(p["a"])) + 3 * jnp.sum(jnp.abs(p["b"])),
         {"a": shared, "b": shared},
         [0.5],
     )
-    kept = np.sort(np.abs(np.asarray(shared)).ravel())[8:].sum()
-    np.testing.assert_allclose(found.losses, [[2 * kept], [2 * kept]], rtol=1e-5)
+    magnitudes = np.sort(np.abs(np.asarray(shared)).ravel())
+    kept, whole = magnitudes[8:].sum(), magnitudes.sum()
+    np.testing.assert_allclose(found.losses, [[kept + 3 * whole], [whole + 3 * kept]], rtol=1e-5)
+
+
+def test_inputs_are_what_the_loss_takes_after_the_parameters():
+    def with_inputs(params, batch, scale):
+        hidden = jnp.tanh(batch["x"] @ params["first"]["kernel"] + params["first"]["bias"])
+        out = hidden @ params["second"]["kernel"] @ params["third"]["kernel"]
+        return scale * jnp.mean((out - batch["x"][:, :4]) ** 2)
+
+    found = jp.sensitivity(with_inputs, PARAMS, [0.25, 0.5], inputs=({"x": X}, 1.0))
+    expected = jp.sensitivity(loss, PARAMS, [0.25, 0.5])
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-6)
+    np.testing.assert_array_equal(found.removed, expected.removed)
+
+
+@pytest.mark.parametrize("wrong", [X, {"x": X}, None], ids=["array", "dict", "None"])
+def test_inputs_that_are_no_tuple_are_refused(wrong):
+    with pytest.raises(jp.PruningError, match=r"(?s)inputs as a tuple .* write inputs=\(batch,\)"):
+        jp.sensitivity(loss, PARAMS, [0.5], inputs=wrong)
 
 
 class Model(eqx.Module):
@@ -329,7 +348,7 @@ def test_sparsities_that_are_none(swept):
                 1 / (jnp.sum(jnp.any(p[n]["kernel"] != 0, 1)) - 4.0) for n in ("first", "second")
             ),
             "2 problems:\n  `first/kernel` pruned to 0.5 makes the loss not finite: measure lower"
-            "(.|\n)*`second/kernel`.*where=",
+            "(.|\n)*`second/kernel`.*by a rule",
         ),
     ],
     ids=["vector", "auxiliary", "integer", "nan", "pruned to infinity"],

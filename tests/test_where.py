@@ -158,7 +158,7 @@ WEIGHTS = {
         lora_dense/kernel router_mlp/kernel
     """,
     "by hand": """
-        W w W1 0 layers/0/0 params/1/w dense/weight Conv_0/kernel patch_embedding/kernel
+        W w W1 a b 0 layers/0/0 params/1/w dense/weight Conv_0/kernel patch_embedding/kernel
         layers/self_attention/value/kernel bn_relu_conv/kernel lstm/hf/kernel lstm/weight_ih
         mlp/layers/0/weight layer_0/attn/q_einsum/w layer_0/mlp/gating_einsum experts/wi
         embeddings/projection/weight
@@ -214,9 +214,9 @@ DENSE = {
         lm/transformer/repeat/sub/x_layers_0/ff_layer/ffn_layer1/bias/b
     """,
     "Haiku": """
-        linear/b mlp/~/linear_0/b conv2_d/b embed/embeddings layer_norm/{scale,offset}
+        embed/embeddings layer_norm/{scale,offset}
         batch_norm/{scale,offset} batch_norm/~/{mean_ema,var_ema}/{average,hidden}
-        transformer/positional_embeddings lstm/linear/b evoformer/left_single/bias
+        transformer/positional_embeddings evoformer/left_single/bias
         evoformer/msa_row_attention/attention/{query_b,gating_b,output_b}
     """,
     "TransformerLens": """
@@ -297,7 +297,7 @@ DENSE = {
         soft_prompt prompt_encoder/soft_prompt/weight prompt_embeddings/weight prompt
     """,
     "by hand": """
-        b b1_bias b_out bias beta scale gamma mean var embed embedding Dense_0/bias
+        b1_bias bias beta scale gamma mean var embed embedding Dense_0/bias
         attention/query/bias attention/in_proj_bias gru/bias_n relative_position_bias_table
         batch_norm/beta LayerNorm_0/scale LayerNorm_0/bias input_layernorm/weight norm1/weight
         norms/weight ln/weight ln_f/weight ln_1/weight ln1/weight gn/weight rms_norm/w

@@ -3,18 +3,21 @@
 Kernels are written for Auto mesh axes, where an array may be reshaped freely and the compiler moves
 what it must (for a count, one number). `on_any_mesh` runs them under Explicit axes as well.
 
-How far JAX carries a sharding through a computation is not promised: `tests/test_sharding.py`
-checks it on 8 devices. Tried on JAX 0.7.2, 0.10.2 and 0.12.0.
+How far JAX carries a sharding through a computation is not promised, nor is how processes exchange
+values: `tests/test_sharding.py` and `tests/processes/` check it on 8 devices. Tried on JAX 0.7.2,
+0.10.2 and 0.12.0.
 """
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxprune._tree import leaves, rebuild
@@ -82,6 +85,29 @@ def placed(values: jax.Array, like: Any) -> jax.Array:
         wanted = _fitted(wanted, values)
     there = values.sharding.is_equivalent_to(wanted, values.ndim)
     return values if there else jax.device_put(values, wanted)
+
+
+def local_parts(array: jax.Array) -> Iterator[tuple[tuple[int, ...], np.ndarray[Any, Any]]]:
+    """What this process holds of `array`: parts with the index of their first element.
+
+    Over all processes together each element comes once.
+    """
+    for shard in array.addressable_shards:
+        if shard.replica_id == 0:
+            yield tuple(axis.start or 0 for axis in shard.index), np.asarray(shard.data)
+
+
+def of_all_processes(
+    rows: np.ndarray[Any, Any], arrays: Sequence[jax.Array]
+) -> np.ndarray[Any, Any]:
+    """The int32 `rows` of every process, if one of `arrays` is spread over several.
+
+    Each process must pass as many.
+    """
+    if all(array.is_fully_addressable for array in arrays):
+        return rows
+    gathered = np.asarray(multihost_utils.process_allgather(rows))
+    return gathered.reshape(-1, rows.shape[-1])
 
 
 def _tied(values: jax.Array, like: jax.Array) -> jax.Array:

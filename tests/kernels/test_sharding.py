@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -296,3 +297,44 @@ def test_one_call_prunes_sharded_parameters(axis_type):
     np.testing.assert_array_equal(pruned["first"]["kernel"], np.where(expected, array, 0))
     assert_placed_like(pruned["first"]["kernel"], params["first"]["kernel"])
     assert_placed_like(mask["first"]["kernel"], params["first"]["kernel"])
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+@every_mesh
+@pytest.mark.parametrize("begin", [0, 5])
+def test_what_init_makes_lies_where_the_parameters_lie(axis_type, begin):
+    layouts = {"first": P("x"), "second": P(None, "y")}
+    params = {name: spread(weights(SMALL), axis_type, layouts[name]) for name in layouts}
+    metric = jp.averaged(jp.Taylor)
+    tx = jp.sparsify(
+        optax.adam(0.1),
+        0.5,
+        schedule=jp.one_shot(at=begin),
+        metric=metric if begin else jp.L1(),
+        where=jp.any_leaf,
+    )
+    state = tx.init(params)
+    adam = state.inner[0]
+    average = [state.average] if begin else []
+    for tree in [state.mask, adam.mu, adam.nu, *average]:
+        for name, array in params.items():
+            assert_placed_like(tree[name], array)
+    assert (tx.init(params).mask["first"] == jax.jit(tx.init)(params).mask["first"]).all()
+
+
+@every_mesh
+def test_a_compiled_update_leaves_the_state_where_it_lies(axis_type):
+    params = {"first": spread(weights(SMALL), axis_type, P("x", "y"))}
+    tx = jp.sparsify(optax.adam(0.1), 0.5, schedule=jp.one_shot(at=1), where=jp.any_leaf)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    trained, state = step(params, tx.init(params))
+    for tree in [trained, state.mask, state.inner[0].mu, state.inner[0].nu]:
+        assert_placed_like(tree["first"], params["first"])
+    assert jp.report(trained, state.mask).stray == 0
