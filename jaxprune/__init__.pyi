@@ -1,4 +1,4 @@
-from . import compat, plot
+from . import compat, extend, plot
 from ._allocation import allocate, erk, uniform
 from ._errors import (
     BelowMinNonzero,
@@ -88,6 +88,7 @@ __all__ = [
     "constant",
     "current",
     "erk",
+    "extend",
     "gradual",
     "importance",
     "is_weight",

@@ -11,11 +11,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxprune as jp
-from jaxprune._masks import masks_of
-from jaxprune._specs import misfit
 
 WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=(8, 16)), jnp.float32)
 HUNDRED = [i / 100 for i in range(100)]
@@ -275,22 +274,33 @@ def test_the_float32_of_a_sparsity_decides_under_x64_too(x64):
 def test_a_class_becomes_a_spec_by_registering_it():
     @jax.tree_util.register_dataclass
     @dataclasses.dataclass(frozen=True, slots=True)
-    class First:
-        """Keeps the first weights of a leaf, whatever they are."""
+    class Last:
+        """Prunes the last weights of a leaf, whatever they are."""
 
-        count: int
+        sparsity: float
 
-    @misfit.register
-    def _(spec: First, leaf):
-        return None
+    @jp.extend.fit.register
+    def _(spec: Last, leaf):
+        small = leaf.value.size < 8
+        return jp.extend.Problem(jp.InvalidPattern, f"{leaf.name} is small") if small else None
 
-    @masks_of.register
-    def _(spec: First, scores):
-        places = [jnp.arange(array.size).reshape(array.shape) for array in scores]
-        return [place < spec.count for place in places]
+    @jp.extend.mask.register
+    def _(spec: Last, scores):
+        place = jnp.arange(scores.size).reshape(scores.shape)
+        return place < scores.size - jnp.floor(spec.sparsity * scores.size)
 
     params = {"a": WEIGHTS, "b": WEIGHTS}
-    assert int(jp.make_mask(WEIGHTS, First(3)).sum()) == 3
-    mask = jp.make_mask(params, {"a": First(3), "b": jp.NM(2, 4)})
-    assert [int(kept.sum()) for kept in jax.tree.leaves(mask)] == [3, 64]
-    assert [row.prunes for row in jp.plan(params, First(3)).rows] == [None, None]
+    assert int(jp.make_mask(WEIGHTS, Last(0.25)).sum()) == 96
+    mask = jp.make_mask(params, {"a": Last(0.25), "b": jp.NM(2, 4)})
+    assert [int(kept.sum()) for kept in jax.tree.leaves(mask)] == [96, 64]
+    assert [row.prunes for row in jp.plan(params, Last(0.25)).rows] == [32, 32]
+    with pytest.raises(jp.InvalidPattern, match="the array is small"):
+        jp.make_mask(jnp.ones(4), Last(0.25))
+    tx = jp.sparsify(optax.sgd(0.1), Last(0.5), schedule=jp.gradual(1, 2))
+    state = tx.init(params)
+    for sparsity in (0.0, 0.5):
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+        assert float(jp.sparsities(state, params)["a"]) == sparsity
+    loss = jp.sensitivity(lambda p: jnp.sum(p["a"] ** 2), params, [0.25], Last(0.0))
+    assert loss.removed.tolist() == [[32], [32]]
