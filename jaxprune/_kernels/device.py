@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxprune._kernels.counting import counter_of, fold, key_at, positions, tally, top_of
-from jaxprune._kernels.floats import GONE, from_keys, keys
+from jaxprune._kernels.floats import GONE, exponent, from_keys, keys, scaled_down, scaled_up
 from jaxprune._kernels.limbs import Limbs, split
 from jaxprune._kernels.pools import pool_cuts
 from jaxprune._kernels.ranked import Ranked
@@ -226,10 +226,16 @@ def _unit_scores(leaf: Ranked, view: tuple[int, ...], axes: tuple[int, ...], red
     if gone is not None:
         wide = jnp.where(gone, 0, wide)  # a unit is scored by what is left of it
     if reduce == "l2":
-        units = jnp.sqrt(jnp.sum(jnp.square(wide), axes, keepdims=True))
+        # Squares are taken of numbers scaled to a magnitude below 2: of any others they would
+        # overflow, or be flushed to zero.
+        largest = jnp.max(keys(jnp.abs(wide)), axes, keepdims=True)
+        largest = from_keys(largest, wide.dtype)
+        power = jnp.where(jnp.isfinite(largest), exponent(largest), 0)
+        length = jnp.sqrt(jnp.sum(jnp.square(scaled_down(wide, power)), axes, keepdims=True))
         # Squared, the score that is below all others would be above them.
         lowest = jnp.any(wide == -jnp.inf, axes, keepdims=True)
-        return Ranked(jnp.where(lowest, -jnp.inf, units), gone=dead, held=safe)
+        units = jnp.where(lowest, -jnp.inf, scaled_up(length, power))
+        return Ranked(units, gone=dead, held=safe)
     units = jnp.sum(wide, axes, keepdims=True)
     if reduce == "mean":
         units = units / math.prod(view[axis] for axis in axes)

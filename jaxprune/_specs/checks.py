@@ -17,8 +17,9 @@ from jaxprune._errors import (
 )
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, is_array, is_traced
+from jaxprune._where import leave_out
 
-Axis: TypeAlias = int | Literal["input", "output"]
+Axis: TypeAlias = int | tuple[int, ...] | Literal["input", "output"]
 Reduce: TypeAlias = Literal["sum", "mean", "l2", "max"]
 Scalar: TypeAlias = float | jax.Array | np.ndarray[Any, Any]
 
@@ -76,10 +77,13 @@ def check_count(name: str, value: Any, kind: type[PruningError] = BelowMinNonzer
 
 
 def check_axis(name: str, value: Any, others: str = "") -> None:
-    """Refuses what is neither an integer nor one of the axis words."""
+    """Refuses what is neither an integer, nor several, nor one of the axis words."""
+    several = isinstance(value, tuple) and len(set(value)) == len(value) > 0
     if value in WORDS if isinstance(value, str) else is_integer(value):
         return
-    expected = f'an integer, "input", "output" {others}'.rstrip()
+    if several and all(map(is_integer, value)):
+        return
+    expected = f'an integer, a tuple of integers, "input", "output" {others}'.rstrip()
     raise InvalidPattern(
         f"{name} is {expected}, known when the spec is written, got {shown(value)}."
     )
@@ -90,15 +94,16 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def absent_axis(leaf: Leaf, axis: int) -> Problem | None:
+def absent_axis(leaf: Leaf, axis: int | tuple[int, ...]) -> Problem | None:
     """The problem of a leaf that has no such axis."""
     ndim = len(leaf.value.shape)
-    if -ndim <= axis < ndim:
+    several = axis if isinstance(axis, tuple) else (axis,)
+    if all(-ndim <= a < ndim for a in several) and len({a % ndim for a in several}) == len(several):
         return None
     return Problem(
         InvalidPattern,
-        f"{leaf.name} has shape {leaf.value.shape} and no axis {axis}: leave it out with where=, "
-        "or choose another axis.",
+        f"{leaf.name} has shape {leaf.value.shape} and no axis {axis}: {leave_out(leaf.path)}, or "
+        "choose another axis.",
     )
 
 
@@ -108,7 +113,7 @@ def empty(leaf: Leaf) -> Problem | None:
         return None
     return Problem(
         EmptyTensor,
-        f"{leaf.name} has shape {leaf.value.shape} and holds no weights: leave it out with where=.",
+        f"{leaf.name} has shape {leaf.value.shape} and holds no weights: {leave_out(leaf.path)}.",
     )
 
 
@@ -119,5 +124,5 @@ def wrong_floor(min_nonzero: int, leaf: Leaf, size: int) -> Problem | None:
     return Problem(
         BelowMinNonzero,
         f"{leaf.name} should keep min_nonzero={min_nonzero} weights of only {size}: lower it, or "
-        "leave the leaf out with where=.",
+        f"{leave_out(leaf.path)}.",
     )

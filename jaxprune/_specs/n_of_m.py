@@ -14,9 +14,11 @@ from jaxprune._errors import InvalidPattern, Problem
 from jaxprune._kernels import device, host
 from jaxprune._kernels.placement import from_host, on_host
 from jaxprune._kernels.ranked import Ranked
+from jaxprune._specs.axes import axis_length, with_one_axis
 from jaxprune._specs.checks import WORDS, Axis, absent_axis, check_axis, check_count, empty
 from jaxprune._specs.protocol import Work, at_sparsity, fit, removed, resolved, select, target
 from jaxprune._tree import Leaf, node
+from jaxprune._where import leave_out
 
 
 @node("n")
@@ -30,8 +32,8 @@ class NM:
     Attributes:
         n: Weights kept in each group.
         m: The size of a group.
-        axis: The axis along which groups lie: an integer, "input", "output", or None for the
-            row-major order of the whole leaf.
+        axis: The axis along which groups lie: an integer; several, taken as one in their order;
+            "input" or "output"; or None for the row-major order of the whole leaf.
 
     Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
@@ -65,16 +67,16 @@ def _(spec: NM, leaf: Leaf) -> Problem | None:
     if spec.axis is None:
         along, length = "in row-major order", math.prod(shape)
     else:
-        axis = int(spec.axis)
-        problem = absent_axis(leaf, axis)
+        assert not isinstance(spec.axis, str)
+        problem = absent_axis(leaf, spec.axis)
         if problem:
             return problem
-        along, length = f"along axis {axis}", shape[axis]
+        along, length = f"along axis {spec.axis}", axis_length(shape, spec.axis)
     if math.prod(shape) and length % spec.m:
         return Problem(
             InvalidPattern,
-            f"{leaf.name} has {length} entries {along}, not divisible by m={spec.m}: leave it out "
-            "with where= or a rule, or choose another axis.",
+            f"{leaf.name} has {length} entries {along}, not divisible by m={spec.m}: "
+            f"{leave_out(leaf.path)}, or choose another axis.",
         )
     return empty(leaf)
 
@@ -108,14 +110,22 @@ def _(spec: NM, works: Sequence[Work]) -> list[jax.Array]:
     return [_mask(work.spec, work.leaf) for work in works]
 
 
-def _mask(spec: NM, leaf: Ranked) -> jax.Array:
-    shape = leaf.values.shape
-    flat = shape if spec.axis is not None else (math.prod(shape),)
-    axis = (0 if spec.axis is None else int(spec.axis)) % len(flat)
-    view = (*flat[:axis], flat[axis] // spec.m, spec.m, *flat[axis + 1 :])
+def _mask(spec: NM, leaf: Ranked) -> Any:
+    if spec.axis is None:
+        return _along(spec, leaf, (math.prod(leaf.values.shape),), 0)
+    assert not isinstance(spec.axis, str)
+    return with_one_axis(
+        lambda leaf, axis: _along(spec, leaf, leaf.values.shape, axis), leaf, spec.axis
+    )
+
+
+def _along(spec: NM, leaf: Ranked, shape: tuple[int, ...], axis: int) -> Any:
+    """The mask of a leaf seen in a shape in which groups lie along an axis."""
+    axis %= len(shape)
+    view = (*shape[:axis], shape[axis] // spec.m, spec.m, *shape[axis + 1 :])
     here = None if isinstance(spec.n, jax.core.Tracer) else on_host(leaf)
     if here is not None:
         viewed = jax.tree.map(lambda array: array.reshape(view), here)
         kept = host.highest_of_groups(viewed, int(np.asarray(spec.n)), axis + 1)
-        return from_host(kept.reshape(shape), leaf.values)
+        return from_host(kept.reshape(leaf.values.shape), leaf.values)
     return device.n_of_m(leaf, jnp.asarray(spec.n, jnp.int32), view=view, axis=axis + 1)

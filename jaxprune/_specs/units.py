@@ -29,6 +29,7 @@ from jaxprune._specs.checks import (
 from jaxprune._specs.protocol import Work, fit, removed, resolved, select
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, node
+from jaxprune._where import leave_out
 
 
 @node("sparsity")
@@ -84,8 +85,9 @@ class Channels:
 
     Attributes:
         sparsity: The fraction of the channels removed, in [0, 1).
-        axis: The axis whose indices are the channels: an integer, or "input" or "output" where the
-            layout of a leaf is certain.
+        axis: The axis whose indices are the channels: an integer; several, of which every
+            combination of indices is a channel; or "input" or "output" where the layout of a leaf
+            is certain.
         reduce: How the scores of a channel become one: "sum", "mean", "l2" or "max".
         min_nonzero: Weights (not channels) that a leaf keeps at the least.
     """
@@ -154,8 +156,15 @@ def unit_view(spec: OfUnits, shape: tuple[int, ...]) -> UnitView:
         high, wide = spec.shape
         *lead, rows, columns = shape
         return UnitView((*lead, rows // high, high, columns // wide, wide), (ndim - 1, ndim + 1))
-    across = int(spec.axis) % ndim if isinstance(spec, Channels) else int(isinstance(spec, Columns))
-    return UnitView(shape, tuple(axis for axis in range(ndim) if axis != across))
+    if isinstance(spec, Channels):
+        across = {int(axis) % ndim for axis in _several(spec.axis)}
+    else:
+        across = {int(isinstance(spec, Columns))}
+    return UnitView(shape, tuple(axis for axis in range(ndim) if axis not in across))
+
+
+def _several(axis: Any) -> tuple[int, ...]:
+    return axis if isinstance(axis, tuple) else (axis,)
 
 
 def unit_budget(spec: OfUnits, shape: tuple[int, ...]) -> Budget:
@@ -174,7 +183,7 @@ def _(spec: Rows | Columns, leaf: Leaf) -> Problem | None:
         return Problem(
             NotTwoDimensional,
             f"{leaf.name} has shape {shape}, and {type(spec).__name__} needs 2 dimensions: {other}"
-            "leave it out with where=, or by a rule.",
+            f"{leave_out(leaf.path)}.",
         )
     return empty(leaf) or wrong_floor(spec.min_nonzero, leaf, math.prod(shape))
 
@@ -183,7 +192,7 @@ def _(spec: Rows | Columns, leaf: Leaf) -> Problem | None:
 def _(spec: Channels, leaf: Leaf) -> Problem | None:
     return (
         empty(leaf)
-        or absent_axis(leaf, int(spec.axis))
+        or absent_axis(leaf, _several(spec.axis))
         or wrong_floor(spec.min_nonzero, leaf, math.prod(leaf.value.shape))
     )
 
@@ -194,14 +203,14 @@ def _(spec: Block, leaf: Leaf) -> Problem | None:
     if len(shape) < 2:
         return Problem(
             InvalidPattern,
-            f"{leaf.name} has shape {shape}, and Block needs 2 dimensions or more: leave it out "
-            "with where=.",
+            f"{leaf.name} has shape {shape}, and Block needs 2 dimensions or more: "
+            f"{leave_out(leaf.path)}.",
         )
     if any(side % block for side, block in zip(shape[-2:], spec.shape, strict=True)):
         return Problem(
             InvalidPattern,
             f"{leaf.name} has {shape[-2]}x{shape[-1]} entries in its last two axes, not divisible "
-            f"into blocks of {spec.shape[0]}x{spec.shape[1]}: leave it out with where=, or choose "
+            f"into blocks of {spec.shape[0]}x{spec.shape[1]}: {leave_out(leaf.path)}, or choose "
             "another shape.",
         )
     return empty(leaf) or wrong_floor(spec.min_nonzero, leaf, math.prod(shape))

@@ -16,6 +16,7 @@ from jaxprune._kernels import device, host
 from jaxprune._kernels.counting import LARGEST
 from jaxprune._kernels.placement import from_host, on_host
 from jaxprune._kernels.ranked import Ranked
+from jaxprune._specs.axes import axis_length, with_one_axis
 from jaxprune._specs.budget import Budget, budget, pruned_count
 from jaxprune._specs.checks import (
     WORDS,
@@ -45,7 +46,7 @@ class Unstructured:
     Attributes:
         sparsity: The fraction removed, in [0, 1).
         per: What shares a budget. "leaf": each leaf its own. "global": all leaves of the rule
-            together. An axis (an integer, "input" or "output"): every index along it, so
+            together. An axis (an integer, several, "input" or "output"): every index along it, so
             `per="output"` gives each output unit the same number of inputs.
         min_nonzero: Weights that each leaf (with an axis, each group) keeps at the least. Under a
             global budget the other leaves give what a leaf at its floor cannot.
@@ -67,23 +68,26 @@ class Unstructured:
             check_axis("per", self.per, 'or "leaf" or "global"')
 
     @property
-    def along(self) -> int | None:
+    def along(self) -> int | tuple[int, ...] | None:
         """The axis whose indices have budgets of their own; None if budgets are wider."""
-        return None if self.per in ("leaf", "global") else int(self.per)
+        return None if isinstance(self.per, str) else self.per
 
 
 def leaf_budget(spec: Unstructured, shape: tuple[int, ...]) -> Budget:
     """How many weights a leaf loses, or, with an axis, every index along it."""
-    size = math.prod(shape) // (1 if spec.along is None else shape[spec.along])
+    size = math.prod(shape) // _groups(spec, shape)
     return budget(spec.sparsity, size, spec.min_nonzero)
+
+
+def _groups(spec: Unstructured, shape: tuple[int, ...]) -> int:
+    return 1 if spec.along is None else axis_length(shape, spec.along)
 
 
 @fit.register
 def _(spec: Unstructured, leaf: Leaf) -> Problem | None:
     problem = empty(leaf) or (spec.along is not None and absent_axis(leaf, spec.along)) or None
     shape = leaf.value.shape
-    along = 1 if problem or spec.along is None else shape[spec.along]
-    return problem or wrong_floor(spec.min_nonzero, leaf, math.prod(shape) // along)
+    return problem or wrong_floor(spec.min_nonzero, leaf, math.prod(shape) // _groups(spec, shape))
 
 
 @fit_together.register
@@ -114,7 +118,7 @@ def pool_budget(spec: Unstructured, sizes: Sequence[int]) -> Budget:
 def _(spec: Unstructured, shape: tuple[int, ...]) -> int | None:
     if spec.per == "global":
         return None
-    return int(leaf_budget(spec, shape)) * (1 if spec.along is None else shape[spec.along])
+    return int(leaf_budget(spec, shape)) * _groups(spec, shape)
 
 
 @resolved.register
@@ -136,14 +140,18 @@ def _(spec: Unstructured, works: Sequence[Work]) -> list[jax.Array]:
 
 
 def _along(spec: Unstructured, leaf: Ranked) -> jax.Array:
-    wanted, axis = leaf_budget(spec, leaf.values.shape), spec.along
-    assert axis is not None
-    here = on_host(leaf) if wanted.known else None
-    if here is not None:
-        return from_host(host.survivors_along(here, int(wanted), axis), leaf.values)
-    ndim = leaf.values.ndim
-    axes = tuple(other for other in range(ndim) if other != axis % ndim)
-    return device.group_survivors(leaf, wanted.as_int32(), axes=axes)
+    wanted = leaf_budget(spec, leaf.values.shape)
+    assert spec.along is not None
+
+    def mask(leaf: Ranked, axis: int) -> Any:
+        here = on_host(leaf) if wanted.known else None
+        if here is not None:
+            return from_host(host.survivors_along(here, int(wanted), axis), leaf.values)
+        ndim = leaf.values.ndim
+        axes = tuple(other for other in range(ndim) if other != axis % ndim)
+        return device.group_survivors(leaf, wanted.as_int32(), axes=axes)
+
+    return with_one_axis(mask, leaf, spec.along)
 
 
 def _pooled(works: Sequence[Work]) -> list[jax.Array]:
