@@ -79,5 +79,5 @@ def _with_data(found: list[Met]) -> list[Met]:
     with_data = {met.part.leaf for met in found if met.with_data and met.roles is not None}
     kept = [met for met in found if met.with_data or (met.part.leaf not in with_data and met.roles)]
     read = {met.part.leaf for met in kept}
-    returned = {met.part.leaf: met for met in found if not met.place.equations}
+    returned = {met.part.leaf: met for met in reversed(found) if not met.place.equations}
     return kept + [met for leaf, met in returned.items() if leaf not in read]
