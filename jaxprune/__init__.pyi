@@ -26,6 +26,8 @@ from ._report import (
 from ._sensitivity import Sensitivity, sensitivity
 from ._specs import NM, Block, Channels, Columns, Rows, Unstructured
 from ._tree import any_leaf, is_weight
+from .tracing._trace import trace
+from .tracing._uses import Uses
 from .training._rewind import Ticket, lottery_tickets
 from .training._rules import (
     Averaged,
@@ -81,6 +83,7 @@ __all__ = [
     "Ticket",
     "TopScore",
     "Unstructured",
+    "Uses",
     "acdc",
     "allocate",
     "any_leaf",
@@ -114,6 +117,7 @@ __all__ = [
     "stats",
     "straight_through",
     "top_scores",
+    "trace",
     "uniform",
     "unpack",
 ]
