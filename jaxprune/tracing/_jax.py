@@ -265,21 +265,29 @@ def _dynamic_slice(equation: JaxprEqn) -> Reading:
         ]
         limits = [start + size for start, size in zip(starts, sizes, strict=True)]
         return _moved(m.Slice(tuple(starts), tuple(limits), (1,) * len(shape)))
-    is_pick = all(sizes[k] == 1 for k in moving)
-    return Indexed(tuple((k, (1 + k, None)) for k in moving) if is_pick else None)
+    if any(sizes[k] > 1 for k in moving):
+        return Indexed(None, behind=tuple(range(len(shape))))
+    return Indexed(tuple((k, (1 + k, None)) for k in moving))
 
 
 def _gather(equation: JaxprEqn) -> Reading:
     numbers, shape = equation.params["dimension_numbers"], shape_of(equation.invars[0])
-    sizes = _ints(equation.params["slice_sizes"])
-    pointed = _ints(numbers.start_index_map)
-    is_pick = len(shape_of(equation.invars[1])) == 1 and all(
-        sizes[k] == (1 if k in pointed else size) for k, size in enumerate(shape)
-    )
-    if not is_pick:
+    sizes, pointed = _ints(equation.params["slice_sizes"]), _ints(numbers.start_index_map)
+    dropped = _ints(numbers.collapsed_slice_dims)
+    is_whole = all(sizes[k] == (1 if k in pointed else size) for k, size in enumerate(shape))
+    if len(shape_of(equation.invars[1])) == 1 and is_whole:
+        picked = tuple((k, (1, place)) for place, k in enumerate(pointed))
+        return Indexed(picked, (m.Squeeze(dropped),))
+    if not is_whole or pointed != dropped or len(pointed) > 1 or numbers.operand_batching_dims:
         return Indexed(None)
-    dropped = m.Squeeze(_ints(numbers.collapsed_slice_dims))
-    return Indexed(tuple((k, (1, place)) for place, k in enumerate(pointed)), (dropped,))
+    # One axis is looked up, and lies behind the dimensions of the indices. The others keep their
+    # order.
+    kept = iter([k for k in range(len(shape)) if k not in dropped])
+    offsets = _ints(numbers.offset_dims)
+    rank = len(shape_of(equation.outvars[0]))
+    return Indexed(
+        None, behind=tuple(next(kept) if k in offsets else pointed[0] for k in range(rank))
+    )
 
 
 def _dot(equation: JaxprEqn) -> Reading:

@@ -208,6 +208,24 @@ class Pick:
     component: int | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Each:
+    """The same moves for every index along dimension 0."""
+
+    moves: tuple[Rearrangement, ...]
+
+    def apply(self, x: jax.Array) -> jax.Array:
+        """`x` with each of its entries along dimension 0 moved."""
+        return jax.vmap(lambda one: apply(self.moves, one))(x)
+
+    def dims(self, dims: Dims) -> Dims:
+        """The first dimension stays, the others are moved."""
+        rest = dims[1:]
+        for move in self.moves:
+            rest = move.dims(rest)
+        return (dims[0], *rest)
+
+
 Move: TypeAlias = Rearrangement | Unstack | Pick
 
 

@@ -92,10 +92,13 @@ class Indexed:
         picked: (dimension, (operand, component)) of every index, where each is one number and the
             other dimensions come whole; None where it is anything else.
         moves: What is left to do to the picked entries.
+        behind: For each dimension of the result, that of operand 0 whose entries lie along it;
+            None where that is unknown.
     """
 
     picked: tuple[tuple[int, tuple[int, int | None]], ...] | None
     moves: tuple[Rearrangement, ...] = ()
+    behind: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

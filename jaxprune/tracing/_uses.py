@@ -4,7 +4,8 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from jaxprune._errors import NoMatch, PruningError
@@ -50,6 +51,26 @@ class Use:
     def is_contraction(self) -> bool:
         """Whether it is a product or a convolution."""
         return self.use in CONTRACTIONS
+
+    def axes(self, word: Word) -> tuple[int, ...]:
+        """The axes that a word means.
+
+        Args:
+            word: "input", "output" or "batch".
+        """
+        axes: tuple[int, ...] = getattr(self, f"{word}_axes")
+        return axes
+
+    @property
+    def divided_axes(self) -> tuple[int, ...]:
+        """The axes that the model cuts into several, which do not mean the same."""
+        return tuple(
+            axis
+            for axis, times in Counter(
+                (*self.input_axes, *self.output_axes, *self.batch_axes)
+            ).items()
+            if times > 1
+        )
 
     @property
     def in_words(self) -> str:
@@ -140,46 +161,15 @@ class Uses:
             PruningError: No product or convolution reads the leaf, two do in different ways, or
                 something reads it that cannot be read here.
         """
-        rows, name = self.of(path), Leaf(path, None).name
-        problem = f'{name} has no "{word}" axes'
-        remedy = "Give an integer axis, or leave the leaf out with where=."
-        opaque = [row for row in rows if row.use == "opaque"]
-        if opaque:
-            what = " and ".join(f"{row.primitive} ({_line(row)})" for row in opaque)
-            raise PruningError(f"{problem}: it goes into {what}, which cannot be read. {remedy}")
+        rows = self.of(path)
+        # The axes of a derived leaf are known where it was computed with entry by entry only.
         known = [row for row in rows if row.is_contraction]
         known = known or [row for row in rows if row.input_axes or row.output_axes]
-        if not known:
-            uses = " and ".join(
-                dict.fromkeys(
-                    row.in_words + (f" at {_line(row)}" * bool(row.source)) for row in rows
-                )
-            )
-            raise PruningError(
-                f"{problem}: no product or convolution reads it. Its use: {uses}. {remedy}"
-            )
-        meanings = {getattr(row, f"{word}_axes"): row for row in known}
-        if len(meanings) > 1:
-            ways = "; ".join(
-                f"{axes} in the {row.use} at {_line(row)}" for axes, row in meanings.items()
-            )
-            raise PruningError(
-                f"{name} is read in different ways: its {word} axes are {ways}. {remedy}"
-            )
-        (axes,), row = meanings, known[0]
-        if word != "batch":
-            others = {*row.input_axes} & {*row.output_axes, *row.batch_axes} | {
-                *row.output_axes
-            } & {*row.batch_axes}
-            mixed = sorted(others & {*axes})
-            if mixed:
-                raise PruningError(
-                    f"axis {mixed[0]} of {name} is only in part an {word} axis: the model cuts it "
-                    f"into several at {_line(row)}. {remedy}"
-                )
-            if not axes:
-                raise PruningError(f"{problem} in the {row.use} at {_line(row)}. {remedy}")
-        return axes
+        refusal = _refusal(Leaf(path, None).name, rows, known, word)
+        if refusal:
+            remedy = "Give an integer axis, or leave the leaf out with where=."
+            raise PruningError(f"{refusal}. {remedy}")
+        return known[0].axes(word)
 
     def fan_in(self, path: str) -> int:
         """How many numbers are summed for one output of a leaf.
@@ -266,6 +256,27 @@ def rows_of(leaves: Iterable[Leaf], uses: Iterable[Use]) -> tuple[Use, ...]:
     return tuple(
         row for path, rows in of_leaf.items() for row in (rows.values() or [Use(path, "unused")])
     )
+
+
+def _refusal(name: str, rows: Sequence[Use], known: Sequence[Use], word: Word) -> str:
+    """Why a word means no axes of a leaf; "" where it does."""
+    nothing = f'{name} has no "{word}" axes'
+    opaque = [f"{row.primitive} ({_line(row)})" for row in rows if row.use == "opaque"]
+    ways = {row.axes(word): row for row in known}
+    divided = [axis for row in known for axis in row.axes(word) if axis in row.divided_axes]
+    if opaque:
+        return f"{nothing}: it goes into {' and '.join(opaque)}, which cannot be read"
+    if not known:
+        uses = dict.fromkeys(row.in_words + f" at {_line(row)}" * bool(row.source) for row in rows)
+        return f"{nothing}: no product or convolution reads it. Its use: {' and '.join(uses)}"
+    if len(ways) > 1:
+        each = (f"{axes} in the {row.use} at {_line(row)}" for axes, row in ways.items())
+        return f"{name} is read in different ways: its {word} axes are {'; '.join(each)}"
+    at = _line(known[0])
+    if divided and word != "batch":
+        what = f"axis {divided[0]} of {name} is only in part an {word} axis"
+        return f"{what}: the model cuts it into several at {at}"
+    return "" if word == "batch" or () not in ways else f"{nothing} in the {known[0].use} at {at}"
 
 
 def _listed(numbers: Iterable[int]) -> str:

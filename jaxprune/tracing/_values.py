@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import TypeAlias
 
-from jaxprune.tracing._dims import Dims, broadcast
-from jaxprune.tracing._moves import Move, Pick, Rearrangement, Unstack
+from jaxprune.tracing._dims import Dims, broadcast, resized
+from jaxprune.tracing._moves import Each, Move, Pick, Rearrangement, Unstack
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Part:
         dims: Which of its axes lie behind each dimension of the array; None where that is unknown.
         moves: What was done to the leaf; None where more was done than moving its entries.
         by: The primitive that made it more than a move.
+        is_lookup: Whether entries were looked up in it, at indices that need no inputs.
         batch: The leaf's axes along which loops have taken it apart.
         share: The part of the array's entries, of all turns of those loops, that are the leaf's.
     """
@@ -35,6 +36,7 @@ class Part:
     dims: Dims | None
     moves: tuple[Move, ...] | None = ()
     by: str = ""
+    is_lookup: bool = False
     batch: tuple[int, ...] = ()
     share: Fraction = Fraction(1)
 
@@ -77,6 +79,63 @@ def picked(value: tuple[Part, ...], picks: Sequence[Pick]) -> tuple[Part, ...]:
     for pick in picks:
         value = tuple(_taken(part, pick.axis, pick, keep=True) for part in value)
     return value
+
+
+def restacked(value: Value, before: Value, loop: tuple[int, ...]) -> Value:
+    """What a loop makes of `value`, of which it collects one a turn, along a new dimension 0.
+
+    Args:
+        value: One turn's result.
+        before: All that the loop takes apart.
+        loop: Where the loop stands in the jaxpr.
+    """
+    taken = {part.leaf: part for part in before or ()}
+
+    def one(part: Part) -> Part:
+        whole = taken.get(part.leaf)
+        if whole is None or not whole.dims or part.dims is None:
+            return dataclasses.replace(part, dims=None, moves=None, by=part.by or "scan")
+        moves = part.moves
+        if moves is not None:
+            of_turn = moves.index(Unstack(loop)) if Unstack(loop) in moves else len(moves)
+            inside = tuple(m for m in moves[of_turn + 1 :] if not isinstance(m, Unstack | Pick))
+            is_whole = len(moves[: of_turn + 1]) + len(inside) == len(moves)
+            moves = (*moves[:of_turn], Each(inside)) if is_whole else None
+        return dataclasses.replace(
+            part,
+            dims=(whole.dims[0], *part.dims),
+            moves=moves,
+            by=part.by or "scan" * (moves is None),
+            batch=tuple(axis for axis in part.batch if axis not in whole.dims[0].axes),
+            share=whole.share,
+        )
+
+    return _each(value, one)
+
+
+def looked_up(
+    value: tuple[Part, ...], behind: Sequence[int] | None, shape: Sequence[int], by: str
+) -> Value:
+    """The value after entries of it were looked up, at indices that need no inputs.
+
+    Args:
+        value: What they were looked up in.
+        behind: For each dimension of the result, that of `value`, where this is known.
+        shape: The shape of the result.
+        by: The primitive.
+    """
+
+    def one(part: Part) -> Part:
+        dims = part.dims
+        if dims is not None and behind is not None:
+            dims = tuple(
+                dims[k] if dims[k].size == size else resized(dims[k], size, 0, size)
+                for k, size in zip(behind, shape, strict=True)
+            )
+        found = dims if behind is not None else None
+        return dataclasses.replace(part, dims=found, moves=None, by=part.by or by, is_lookup=True)
+
+    return _each(value, one)
 
 
 def derived(value: Value, by: str) -> Value:

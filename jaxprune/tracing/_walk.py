@@ -147,7 +147,7 @@ class _Walk:
             case Contraction():
                 results = self.contraction(reading, operands, place)
             case Indexed() if is_alone:
-                results = self.indexed(reading, operands, place)
+                results = self.indexed(reading, equation, operands, place)
             case Moved(moves) if is_alone and None not in others:
                 results = [_values.moved(first or (), each) for each in moves]
             case Joined(moves) if None not in operands:
@@ -196,9 +196,11 @@ class _Walk:
     ) -> None:
         for k, value in enumerate(operands):
             for part in value or ():
-                # A lookup by indices that need no inputs has waited for what reads its result.
-                found = "lookup" if use == "elementwise" and part.by == "gather" else use
-                found = "derived" if part.moves is None and not place.equations else found
+                found = use
+                if use == "elementwise" and part.is_lookup:
+                    found = "lookup"
+                elif use == "elementwise" and part.dims is None:
+                    found = "derived"
                 self.met.append(Met(part, found, place, k, with_data=with_data))
 
     def contraction(
@@ -227,14 +229,17 @@ class _Walk:
         largest = max((self.sizes[part.leaf] for part in rest), default=0)
         return leaves + [part for part in rest if self.sizes[part.leaf] == largest]
 
-    def indexed(self, reading: Indexed, operands: list[Value], place: Place) -> Sequence[Value]:
+    def indexed(
+        self, reading: Indexed, equation: JaxprEqn, operands: list[Value], place: Place
+    ) -> Sequence[Value]:
         """A lookup where the inputs say which entries; where a loop does, one layer of a stack."""
         if None in operands:
             self.meet_all("lookup", operands[:1], place)
             return [None]
         value = operands[0] or ()
         if reading.picked is None:
-            return [_values.derived(value, "gather")]
+            shape, name = _jax.shape_of(equation.outvars[0]), equation.primitive.name
+            return [_values.looked_up(value, reading.behind, shape, name)]
         picks = [Pick(axis, place.where, *index) for axis, index in reading.picked]
         return [_values.moved(_values.picked(value, picks), reading.moves)]
 
@@ -253,8 +258,11 @@ class _Walk:
             return self.jaxpr(scan.jaxpr, values, needed, inside)
 
         results = self.repeated(body, operands[scan.constants : first_stack], "scan")
-        # Results are stacked over the turns: a new dimension in front.
-        return results[: scan.carry] + [_values.derived(v, "scan") for v in results[scan.carry :]]
+        apart = [part for value in operands[first_stack:] for part in value or ()]
+        collected = [
+            _values.restacked(value, tuple(apart), place.where) for value in results[scan.carry :]
+        ]
+        return results[: scan.carry] + collected
 
     def while_loop(self, loop: While, operands: list[Value], place: Place) -> Sequence[Value]:
         first_carry = loop.condition_constants + loop.body_constants

@@ -383,8 +383,10 @@ def test_a_weight_normed_kernel_is_derived_and_keeps_its_axes():
         lambda w: jnp.where(jnp.tril(jnp.ones((4, 6), bool)), w, 0),
         lambda w: jnp.round(w * 7) / 7,
         lambda w: (w - w.mean(0)) / w.std(0),
+        lambda w: w[:, np.array([5, 4, 3, 0, 1, 2])],
+        lambda w: w[np.array([1, 1, 2, 3])],
     ],
-    ids=["masked", "quantized", "standardised"],
+    ids=["masked", "quantized", "standardised", "reordered", "repeated"],
 )
 def test_a_computed_kernel_is_derived(change):
     assert only(lambda w, x: x @ change(w), W, X) == ("derived", (0,), (1,), (), 48)
@@ -430,6 +432,26 @@ def test_learned_queries_meet_a_kernel():
 
     found = rows(f, {"latents": of(3, 5), "query": of(5, 4)}, X)
     assert ("query", "product", (0,), (1,), ()) in found
+
+
+def test_a_part_that_a_loop_cuts_out_is_derived():
+    """The hidden layer in blocks: which entries a turn reads is not known, their axes are."""
+
+    def f(w, x):
+        def block(i, y):
+            return y + x @ lax.dynamic_slice_in_dim(w, 2 * i, 2, 1)
+
+        return lax.fori_loop(0, 3, block, jnp.zeros((2, 2)))
+
+    assert only(f, W, X) == ("derived", (0,), (1,), (), 48)
+
+
+def test_a_filter_of_which_only_the_spectrum_meets_the_data():
+    def f(w, x):
+        return jnp.fft.irfft(jnp.fft.rfft(x, 8) * jnp.fft.rfft(w, 8), 8)
+
+    (row,) = trace(f, of(4), X).rows
+    assert (row.use, row.primitive) == ("derived", "fft")
 
 
 def test_elementwise_of_every_sort():

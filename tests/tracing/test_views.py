@@ -50,7 +50,7 @@ VIEWS = {
         (0,),
         (1,),
     ),
-    "slice": (numbers(5, 9), lambda w: w[1:5, ::2], (0,), (1,)),
+    "slice": (numbers(5, 11), lambda w: lax.slice(w, (1, 0), (5, 11), (1, 2)), (0,), (1,)),
     "dynamic slice at a number": (
         numbers(4, 9),
         lambda w: lax.dynamic_slice(w, (0, 7), (4, 6)),
@@ -77,6 +77,12 @@ VIEWS = {
     "one of a stack": (numbers(3, 4, 6), lambda w: w[1], (1,), (2,)),
     "negative": (numbers(4, 6), lambda w: -w, (0,), (1,)),
     "times a number": (numbers(4, 6), lambda w: 3.0 * w / 2.0, (0,), (1,)),
+    "each layer of a stack": (
+        numbers(3, 6, 4),
+        lambda w: lax.map(jnp.transpose, w)[1],
+        (2,),
+        (1,),
+    ),
     "stop gradient": (numbers(4, 6), lax.stop_gradient, (0,), (1,)),
     "barrier": (numbers(4, 6), lambda w: lax.optimization_barrier((w, 1.0))[0], (0,), (1,)),
     "jit": (numbers(6, 4), jax.jit(jnp.transpose), (1,), (0,)),
