@@ -23,6 +23,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jaxprune.tracing import _moves as m
 from jaxprune.tracing._readings import (
+    AnyJaxpr,
     Branches,
     Call,
     Contraction,
@@ -82,7 +83,7 @@ def is_known(variable: Any) -> bool:
     return isinstance(variable, Literal)
 
 
-def opened(jaxpr: ClosedJaxpr | Jaxpr) -> Jaxpr:
+def opened(jaxpr: AnyJaxpr) -> Jaxpr:
     """The jaxpr itself, without the values of its constants."""
     return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
 
@@ -293,21 +294,32 @@ def _gather(equation: JaxprEqn) -> Reading:
 def _dot(equation: JaxprEqn) -> Reading:
     (left, right), (left_batch, right_batch) = equation.params["dimension_numbers"]
     left_shape, right_shape = map(shape_of, equation.invars[:2])
-    roles = _roles(left_shape, left_batch, left), _roles(right_shape, right_batch, right)
+    roles = (
+        _roles(left_shape, (left_batch, right_batch), (left, right)),
+        _roles(right_shape, (right_batch, left_batch), (right, left)),
+    )
     summed = math.prod(left_shape[k] for k in left)
     return Contraction("product", roles, math.prod(shape_of(equation.outvars[0])) * summed)
 
 
-def _roles(shape: Sequence[int], batch: Sequence[int], summed: Sequence[int]) -> Roles:
-    kept = tuple(k for k in range(len(shape)) if k not in (*batch, *summed))
-    return Roles(_ints(batch), kept, tuple(sorted(_ints(summed))))
+def _roles(
+    shape: Sequence[int],
+    batch: tuple[Sequence[int], Sequence[int]],
+    summed: tuple[Sequence[int], Sequence[int]],
+) -> Roles:
+    """The roles of an operand's dimensions: its own, and those of the other that they meet."""
+    kept = tuple(k for k in range(len(shape)) if k not in (*batch[0], *summed[0]))
+    pairs = sorted(zip(_ints(summed[0]), _ints(summed[1]), strict=True))
+    own, other = (tuple(pair[k] for pair in pairs) for k in range(2))
+    return Roles(_ints(batch[0]), kept, own, other_batch=_ints(batch[1]), other_input=other)
 
 
 def _ragged_dot(equation: JaxprEqn) -> Reading:
     numbers = equation.params["ragged_dot_dimension_numbers"]
-    (_, right), (_, right_batch) = numbers.dot_dimension_numbers
+    (left, right), (left_batch, right_batch) = numbers.dot_dimension_numbers
     left_shape, right_shape = map(shape_of, equation.invars[:2])
-    roles = _roles(right_shape, (*right_batch, *numbers.rhs_group_dimensions), right)
+    batch = (*right_batch, *numbers.rhs_group_dimensions)
+    roles = _roles(right_shape, (batch, left_batch), (right, left))
     # Each row of the left operand meets the matrix of one group only. What this means for a leaf on
     # the left is not read.
     total = math.prod(left_shape) * math.prod(right_shape[k] for k in roles.output)
@@ -346,7 +358,7 @@ def _call(equation: JaxprEqn) -> Reading:
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         jaxpr = equation.params.get(name)
         if jaxpr is not None and len(opened(jaxpr).invars) == len(equation.invars):
-            return Call(opened(jaxpr))
+            return Call(jaxpr)
     return Unknown()
 
 
@@ -356,21 +368,21 @@ def _scan(equation: JaxprEqn) -> Reading:
         constants, carry = params["num_consts"], params["num_carry"]
     else:
         constants, carry = (len(list(group)) for group in list(params["ft_in"].unpack())[:2])
-    return Scan(opened(params["jaxpr"]), constants, carry, int(params["length"]))
+    return Scan(params["jaxpr"], constants, carry, int(params["length"]))
 
 
 def _while(equation: JaxprEqn) -> Reading:
     params = equation.params
     return While(
-        opened(params["cond_jaxpr"]),
-        opened(params["body_jaxpr"]),
+        params["cond_jaxpr"],
+        params["body_jaxpr"],
         params["cond_nconsts"],
         params["body_nconsts"],
     )
 
 
 def _branches(equation: JaxprEqn) -> Reading:
-    return Branches(tuple(opened(jaxpr) for jaxpr in equation.params["branches"]))
+    return Branches(tuple(equation.params["branches"]))
 
 
 def _always(reading: Reading) -> Callable[[JaxprEqn], Reading]:

@@ -7,9 +7,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from jax.extend.core import Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxprune.tracing._moves import Rearrangement
+
+AnyJaxpr: TypeAlias = ClosedJaxpr | Jaxpr
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,12 +63,16 @@ class Roles:
         output: Dimensions that the result keeps.
         input: Dimensions that are summed over.
         groups: Into how many groups the output is cut, each with inputs of its own.
+        other_batch: For each batch dimension, that of the other operand; of products only.
+        other_input: For each input dimension, that of the other operand; of products only.
     """
 
     batch: tuple[int, ...]
     output: tuple[int, ...]
     input: tuple[int, ...]
     groups: int = 1
+    other_batch: tuple[int, ...] = ()
+    other_input: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,7 +111,7 @@ class Indexed:
 class Call:
     """Runs one jaxpr on exactly the operands."""
 
-    jaxpr: Jaxpr
+    jaxpr: AnyJaxpr
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,7 +125,7 @@ class Scan:
         length: How many turns.
     """
 
-    jaxpr: Jaxpr
+    jaxpr: AnyJaxpr
     constants: int
     carry: int
     length: int
@@ -136,8 +142,8 @@ class While:
         body_constants: How many operands after these are those of the body.
     """
 
-    condition: Jaxpr
-    body: Jaxpr
+    condition: AnyJaxpr
+    body: AnyJaxpr
     condition_constants: int
     body_constants: int
 
@@ -146,7 +152,7 @@ class While:
 class Branches:
     """Operand 0 says which jaxpr runs on the other operands."""
 
-    jaxprs: Sequence[Jaxpr]
+    jaxprs: Sequence[AnyJaxpr]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -63,9 +63,8 @@ def trace(f: Callable[..., Any], params: Any, *inputs: Any) -> Uses:
         of_params, of_inputs = rebuild((params, inputs), whole)
         return f(of_params, *of_inputs)
 
-    jaxpr = _jax.opened(jax.make_jaxpr(flat)(arrays))
     shapes = [tuple(leaf.value.shape) for leaf in found]
-    met = _with_data(walk(jaxpr, shapes))
+    met = _with_data(walk(jax.make_jaxpr(flat)(arrays), shapes))
     uses = [use_of(found[m.part.leaf], m, _jax.source(m.place.equations)) for m in met]
     return Uses(found, rows_of(found, uses))
 

@@ -4,12 +4,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from jax.extend.core import Jaxpr, JaxprEqn, Var
+from jax.extend.core import JaxprEqn, Var
 
 from jaxprune.tracing import _jax, _values
 from jaxprune.tracing._dims import of_shape
 from jaxprune.tracing._moves import Pick
 from jaxprune.tracing._readings import (
+    AnyJaxpr,
     Branches,
     Call,
     Contraction,
@@ -79,15 +80,16 @@ class Met:
     with_data: bool = True
 
 
-def walk(jaxpr: Jaxpr, leaves: Sequence[Sequence[int]]) -> list[Met]:
+def walk(program: AnyJaxpr, leaves: Sequence[Sequence[int]]) -> list[Met]:
     """Everything that the leaves meet, in the order of the program.
 
     Args:
-        jaxpr: A jaxpr whose first arguments are the leaves, and whose others are inputs.
+        program: A jaxpr whose first arguments are the leaves, and whose others are inputs.
         leaves: The shapes of the leaves.
     """
     reader = _Walk([math.prod(shape) for shape in leaves])
     values: list[Value] = [(Part(k, of_shape(shape)),) for k, shape in enumerate(leaves)]
+    jaxpr = _jax.opened(program)
     values += [None] * (len(jaxpr.invars) - len(leaves))
     returned = reader.jaxpr(jaxpr, values, [True] * len(jaxpr.outvars), Place())
     reader.meet_all("elementwise", returned, Place(), with_data=False)
@@ -102,9 +104,10 @@ class _Walk:
         self.met: list[Met] = []
 
     def jaxpr(
-        self, jaxpr: Jaxpr, values: Sequence[Value], needed: Sequence[bool], place: Place
+        self, program: AnyJaxpr, values: Sequence[Value], needed: Sequence[bool], place: Place
     ) -> list[Value]:
         """The values of the results, of which only those `needed` matter."""
+        jaxpr = _jax.opened(program)
         alive, used = _jax.live(jaxpr, needed)
         known: dict[Var, Value] = dict.fromkeys(jaxpr.constvars, ())
         known.update(zip(jaxpr.invars, values, strict=True))
@@ -278,8 +281,9 @@ class _Walk:
         results = self.repeated(turn, operands[first_carry:], "while")
         if stops == [None]:
             # How often it turned depends on the inputs, and so does all that a turn changes.
-            before = loop.body.invars[loop.body_constants :]
-            changed = [x is not y for x, y in zip(before, loop.body.outvars, strict=True)]
+            body = _jax.opened(loop.body)
+            before = body.invars[loop.body_constants :]
+            changed = [x is not y for x, y in zip(before, body.outvars, strict=True)]
             results = [None if new else v for new, v in zip(changed, results, strict=True)]
         return results
 
