@@ -21,6 +21,8 @@ from ._specs.n_of_m import NM
 from ._specs.units import Block, Channels, Columns, Rows
 from ._specs.unstructured import Unstructured
 from ._where import Weights, any_leaf, is_weight
+from .tracing._trace import trace
+from .tracing._uses import Uses
 from .training._lottery import Ticket, lottery_tickets
 from .training._rules import (
     Averaged,
@@ -76,6 +78,7 @@ __all__ = [
     "Ticket",
     "TopScore",
     "Unstructured",
+    "Uses",
     "Weights",
     "acdc",
     "allocate",
@@ -111,6 +114,7 @@ __all__ = [
     "stats",
     "straight_through",
     "top_scores",
+    "trace",
     "uniform",
     "unpack",
 ]

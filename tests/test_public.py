@@ -49,6 +49,7 @@ FUNCTIONS = {
     "top_scores",
     "allocate",
     "sensitivity",
+    "trace",
 }
 
 MODULES = {"compat", "plot"}
@@ -65,7 +66,7 @@ IS_CLASS = {name for name, thing in PUBLIC.items() if inspect.isclass(thing)}
 def test_all_names_what_is_public_and_nothing_else():
     assert len(jp.__all__) == len(set(jp.__all__))
     # These wings have folders; what is public in them is found here.
-    folders = {"training", "cli", "io"}
+    folders = {"training", "tracing", "cli", "io"}
     assert set(jp.__all__) == {name for name in vars(jp) if not name.startswith("_")} - folders
 
 
@@ -76,7 +77,7 @@ def test_no_private_name_is_in_all():
 def test_no_private_module_leaks():
     modules = {name for name, thing in vars(jp).items() if isinstance(thing, types.ModuleType)}
     public = {name for name in modules if not name.startswith("_")}
-    assert public - {"cli", "io"} == MODULES | {"training"}
+    assert public - {"cli", "io"} == MODULES | {"training", "tracing"}
     files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     assert {name for name in files if not name.startswith("_")} == MODULES
 
@@ -116,6 +117,7 @@ def test_every_public_name_is_a_function_or_a_class():
         ("is_weight", "(path, leaf)"),
         ("any_leaf", "(path, leaf)"),
         ("stats", "(scores)"),
+        ("trace", "(f, params, *inputs)"),
         ("top_scores", "(scores, k)"),
         (
             "sensitivity",
@@ -190,7 +192,7 @@ def sections(thing):
 
 def documented(section):
     """The names at the head of the entries of a section."""
-    return re.findall(r"^ {4}(\w+):", section, flags=re.M)
+    return re.findall(r"^ {4}\*?(\w+):", section, flags=re.M)
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))
@@ -238,7 +240,7 @@ def test_documented_errors_are_errors_of_this_package(name):
 
 
 HEADLINE = ["importance", "make_mask", "prune", "report", "plan", "allocate", "stats", "top_scores"]
-HEADLINE += ["sensitivity", *(f"plot.{name}" for name in jp.plot.__all__)]
+HEADLINE += ["sensitivity", "trace", *(f"plot.{name}" for name in jp.plot.__all__)]
 
 
 @pytest.mark.parametrize("name", [*HEADLINE, "compat.prune", "compat.lcg", "is_weight"])

@@ -87,9 +87,7 @@ def test_a_pool_loses_its_lowest_within_each_limit(shapes, dtype, seed, data):
     scores = draw_leaves(shapes, [dtype], data, seed)
     most = [draw_count(data, s.size) for s in scores]
     budget = draw_count(data, sum(most))
-    found = pool_survivors(
-        ranked(scores), [0] * len(scores), [limbs(budget, sum(most))], most
-    )
+    found = pool_survivors(ranked(scores), [0] * len(scores), [limbs(budget, sum(most))], most)
     check_masks(found, scores, oracle.shares(scores, budget, most))
 
 
@@ -104,7 +102,9 @@ def test_several_pools_are_searched_together(seed, data):
     for pool, budget in enumerate(budgets):
         at = [i for i, p in enumerate(pools) if p == pool]
         mine = [scores[i] for i in at]
-        check_masks([found[i] for i in at], mine, oracle.shares(mine, budget, [most[i] for i in at]))
+        check_masks(
+            [found[i] for i in at], mine, oracle.shares(mine, budget, [most[i] for i in at])
+        )
 
 
 @brief

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune._kernels.floats import exponent, from_keys, keys, nonzero, scaled_down, scaled_up, square
+from jaxprune._kernels.floats import (
+    exponent,
+    from_keys,
+    keys,
+    nonzero,
+    scaled_down,
+    scaled_up,
+    square,
+)
 from tests import oracle
 
 F32, BF16, F16, F64 = (np.dtype(t) for t in (np.float32, jnp.bfloat16, np.float16, np.float64))

@@ -1,0 +1,83 @@
+"""Reads from a function's program what it does with each of its parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxprune._errors import PruningError
+from jaxprune._text import shown
+from jaxprune._tree import is_array, leaves, rebuild
+from jaxprune.tracing import _jax
+from jaxprune.tracing._uses import Uses, rows_of, use_of
+from jaxprune.tracing._walk import Met, walk
+
+
+def trace(f: Callable[..., Any], params: Any, *inputs: Any) -> Uses:
+    """Reads where, how and along which axes a function uses each of its parameters.
+
+    Nothing is computed: `f` is traced as `jax.make_jaxpr` does, and the program is read. Only the
+    primitives that are known here are read; a leaf that goes into any other is "opaque", and the
+    table names that primitive and the line of the model.
+
+    Args:
+        f: The function, called as `f(params, *inputs)`: the forward pass of a model, or its loss.
+        params: Its parameters: any tree of arrays or of `jax.ShapeDtypeStruct`s.
+        *inputs: Its other arguments, likewise. What is neither stays as it is, as in a closure.
+
+    Returns:
+        A row for each leaf and use.
+
+    Raises:
+        PruningError: `params` holds no array.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> import jaxprune as jp
+        >>> def model(params, tokens):
+        ...     x = params["embed"][tokens]
+        ...     return jnp.einsum("td,hdk->thk", x, params["heads"]) + params["bias"]
+        >>> of = jax.ShapeDtypeStruct
+        >>> params = {
+        ...     "bias": of((2, 4), jnp.float32),
+        ...     "embed": of((100, 8), jnp.float32),
+        ...     "heads": of((2, 8, 4), jnp.float32),
+        ... }
+        >>> uses = jp.trace(model, params, of((5,), jnp.int32))
+        >>> uses.axes("heads", "input"), uses.axes("heads", "output")
+        ((1,), (0, 2))
+        >>> [row.use for row in uses.rows]
+        ['elementwise', 'lookup', 'product']
+    """
+    everything = leaves((params, inputs))
+    arrays = [leaf.value for leaf in everything if is_array(leaf.value)]
+    found = tuple(leaf for leaf in leaves(params) if is_array(leaf.value))
+    if not found:
+        raise PruningError(
+            f"expected params that hold arrays, got {shown(params)}: call "
+            "trace(f, params, *inputs) with what f(params, *inputs) takes."
+        )
+
+    def flat(values: list[Any]) -> Any:
+        rest = iter(values)
+        whole = [next(rest) if is_array(leaf.value) else leaf.value for leaf in everything]
+        of_params, of_inputs = rebuild((params, inputs), whole)
+        return f(of_params, *of_inputs)
+
+    shapes = [tuple(leaf.value.shape) for leaf in found]
+    met = _with_data(walk(jax.make_jaxpr(flat)(arrays), shapes))
+    uses = [use_of(found[m.part.leaf], m, _jax.source(m.place.equations)) for m in met]
+    return Uses(found, rows_of(found, uses))
+
+
+def _with_data(found: list[Met]) -> list[Met]:
+    """What is left where a leaf meets data, and leaves without data only for want of anything else.
+
+    A kernel that is multiplied with other parameters as well, as for its spectral norm, is a kernel
+    for what it does with the data; a product of learned queries with a kernel is all there is.
+    """
+    with_data = {met.part.leaf for met in found if met.with_data and met.roles is not None}
+    kept = [met for met in found if met.with_data or (met.part.leaf not in with_data and met.roles)]
+    read = {met.part.leaf for met in kept}
+    returned = {met.part.leaf: met for met in reversed(found) if not met.place.equations}
+    return kept + [met for leaf, met in returned.items() if leaf not in read]
