@@ -19,6 +19,7 @@ from jaxprune._specs.unstructured import Unstructured
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, is_traced, leaves, rebuild
 from jaxprune._where import Pattern, Where, covers, is_weight, no_match
+from jaxprune.tracing._uses import Uses
 
 Method: TypeAlias = Callable[[tuple[int, ...]], float]
 
@@ -61,6 +62,7 @@ def allocate(
     *,
     where: Where = is_weight,
     overrides: Mapping[Pattern, float | None] | None = None,
+    uses: Uses | None = None,
 ) -> Any:
     """Shares one sparsity out to the leaves, by their shapes or by what pruning them costs.
 
@@ -83,6 +85,8 @@ def allocate(
         where: Which leaves are in scope.
         overrides: Sparsities fixed by path pattern, of which the first that covers a leaf holds;
             None or 0 leaves its leaves dense. The budget includes them.
+        uses: What `trace` read from the model: `where` is by default what products and convolutions
+            read, and of a product a method is given (fan-in, fan-out) in place of the shape.
 
     Returns:
         A tree like `params` of sparsities, None where a leaf is out of scope. It is a spec for
@@ -109,13 +113,13 @@ def allocate(
             "allocate needs sparsities known before compilation, got a tracer: call it outside jit."
         )
     check_sparsity(sparsity)
-    members = assign(found, Unstructured(float(sparsity)), where).members
+    members = assign(found, Unstructured(float(sparsity)), where, uses).members
     shapes = {i: tuple(found[i].value.shape) for i in members}
     fixed = _fixed({i: found[i].path for i in members}, overrides or {})
     sizes = {i: math.prod(shape) for i, shape in shapes.items()}
     total = _removed(sparsity, sum(sizes.values()))
     left = total - sum(_removed(value, sizes[i]) for i, value in fixed.items())
-    sharing = _sharing(method, {i: found[i] for i in shapes if i not in fixed})
+    sharing = _sharing(method, {i: found[i] for i in shapes if i not in fixed}, uses)
     if not 0 <= left <= sharing.most:
         raise InvalidSparsity(
             f"sparsity {sparsity} removes {total} weights, the overrides {total - left} of them, "
@@ -134,7 +138,9 @@ class _Sharing(NamedTuple):
     remedy: str = ""
 
 
-def _sharing(method: str | Method | Sensitivity, free: dict[int, Leaf]) -> _Sharing:
+def _sharing(
+    method: str | Method | Sensitivity, free: dict[int, Leaf], uses: Uses | None
+) -> _Sharing:
     if isinstance(method, Sensitivity):
         raise_problems(unmeasured(method, leaf) for leaf in free.values())
         curves = {i: convex(method, method.paths.index(leaf.path)) for i, leaf in free.items()}
@@ -143,7 +149,17 @@ def _sharing(method: str | Method | Sensitivity, free: dict[int, Leaf]) -> _Shar
     density = _method(method)
     shapes = {i: tuple(leaf.value.shape) for i, leaf in free.items()}
     most = sum(math.prod(shape) - 1 for shape in shapes.values())
-    return _Sharing(most, lambda left: _shares(shapes, left, density))
+    seen = {i: _matrix(leaf, uses) for i, leaf in free.items()}
+    densities = {i: _checked(density(seen[i]), seen[i]) for i in free}
+    return _Sharing(most, lambda left: _shares(shapes, left, densities))
+
+
+def _matrix(leaf: Leaf, uses: Uses | None) -> tuple[int, ...]:
+    """The shape that a method is given: of a product (fan-in, fan-out)."""
+    shape = tuple(leaf.value.shape)
+    if uses is None or not all(use.use == "product" for use in uses.of(leaf.path)):
+        return shape
+    return uses.fan_in(leaf.path), uses.fan_out(leaf.path)
 
 
 def _method(method: str | Method) -> Method:
@@ -173,10 +189,12 @@ def _fixed(paths: dict[int, str], overrides: Mapping[Pattern, float | None]) -> 
     return fixed
 
 
-def _shares(shapes: dict[int, tuple[int, ...]], removed: int, density: Method) -> dict[int, int]:
+def _shares(
+    shapes: dict[int, tuple[int, ...]], removed: int, densities: dict[int, float]
+) -> dict[int, int]:
     """How many weights each leaf loses, `removed` in all."""
     sizes = {i: math.prod(shape) for i, shape in shapes.items()}
-    weights = {i: _checked(density(shape), shape) * sizes[i] for i, shape in shapes.items()}
+    weights = {i: densities[i] * sizes[i] for i in shapes}
     kept, sparse = sum(sizes.values()) - removed, set(shapes)
     while sparse:
         factor = kept / sum(weights[i] for i in sparse)

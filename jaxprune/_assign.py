@@ -27,6 +27,7 @@ from jaxprune._specs.protocol import (
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, is_array, leaves
 from jaxprune._where import Pattern, Where, covers, dense_reasons, no_match
+from jaxprune.tracing._uses import Uses
 
 
 class Entry(NamedTuple):
@@ -103,7 +104,7 @@ class Assignment:
         return masks
 
 
-def assign(found: list[Leaf], spec: Any, where: Where) -> Assignment:
+def assign(found: list[Leaf], spec: Any, where: Where, uses: Uses | None = None) -> Assignment:
     """Settles which spec prunes which leaf, and refuses whatever cannot be done.
 
     Args:
@@ -112,6 +113,7 @@ def assign(found: list[Leaf], spec: Any, where: Where) -> Assignment:
             that covers a leaf prunes it; or a tree of specs that is a prefix of the leaves' tree.
             None in place of a spec leaves its leaves dense.
         where: Which leaves may be pruned at all.
+        uses: What the leaves are used for: it answers axis words, and where= by default.
 
     Returns:
         The decision.
@@ -125,7 +127,7 @@ def assign(found: list[Leaf], spec: Any, where: Where) -> Assignment:
             check_sparsity(each.sparsity)
         covered = frozenset(i for i, leaf in enumerate(found) if matches(leaf.path))
         entries.append(Entry(written_at, each, covered, []))
-    reasons = dense_reasons(found, where)
+    reasons = dense_reasons(found, where, uses)
     in_scope = frozenset(i for i, reason in enumerate(reasons) if not reason)
     for i in sorted(in_scope):
         entry = next((entry for entry in entries if i in entry.covered), None)
@@ -141,17 +143,24 @@ def assign(found: list[Leaf], spec: Any, where: Where) -> Assignment:
     specs, problems = {}, []
     for entry in pruning:
         for i in entry.members:
-            specs[i], problem = _fitted(entry.spec, found[i])
+            specs[i], problem = _fitted(entry.spec, found[i], uses)
             problems.append(problem)
     raise_problems(problems)
     raise_problems(fit_together(entry.spec, [found[i] for i in entry.members]) for entry in pruning)
     return Assignment(found, pruning, specs, reasons)
 
 
-def _fitted(spec: Any, leaf: Leaf) -> tuple[Any, Problem | None]:
+def _fitted(spec: Any, leaf: Leaf, uses: Uses | None) -> tuple[Any, Problem | None]:
     """The spec with integer axes for this leaf, and what is wrong with it there."""
+
+    def axis_of(word: Axis) -> Axis:
+        if uses is None:
+            return _flax_axis(leaf, word)
+        axes = uses.axes(leaf.path, "input" if word == "input" else "output")
+        return axes[0] if len(axes) == 1 else axes
+
     try:
-        spec = resolved(spec, leaf, functools.partial(_flax_axis, leaf))
+        spec = resolved(spec, leaf, axis_of)
     except PruningError as error:
         return spec, Problem(type(error), str(error))
     return spec, fit(spec, leaf)
@@ -174,8 +183,8 @@ def _flax_axis(leaf: Leaf, word: Axis) -> int:
         return _FLAX[str(word)]
     raise InvalidPattern(
         f"{leaf.name} has shape {shape}, and which of its axes is the {word} cannot be told by its "
-        "name and shape: give the axis as an integer, with a rule for each layout if there are "
-        'several, such as {"*/query/kernel": jp.NM(2, 4, axis=0), "*": ...}.'
+        "name and shape: pass uses=jp.trace(f, params, *inputs), which reads it from the model; or "
+        "give the axis as an integer, with a rule for each layout if there are several."
     )
 
 

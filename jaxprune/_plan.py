@@ -9,6 +9,7 @@ from jaxprune._specs.protocol import removed
 from jaxprune._text import integer, table
 from jaxprune._tree import Leaf, is_array, is_traced, leaves
 from jaxprune._where import Where, is_weight
+from jaxprune.tracing._uses import Uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class PlanRow:
         prunes: How many weights go. None if that is not known leaf by leaf: under a global budget,
             or a sparsity that is traced.
         reason: Why it is left dense; "" if it is pruned.
+        multiply_adds: Those of its uses, dense; None if they were not traced.
     """
 
     path: str
@@ -35,6 +37,14 @@ class PlanRow:
     rule: str
     prunes: int | None
     reason: str
+    multiply_adds: int | None = None
+
+    @property
+    def multiply_adds_left(self) -> int | None:
+        """Those with a weight that stays; None if they or what goes are not known."""
+        if self.multiply_adds is None or self.prunes is None:
+            return None
+        return round(self.multiply_adds * (1 - self.prunes / self.total)) if self.total else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +59,28 @@ class Plan:
 
     def __str__(self) -> str:
         cells = []
+        traced = any(row.multiply_adds is not None for row in self.rows)
         for row in self.rows:
             does = repr(row.spec) if row.spec is not None else f"dense: {row.reason}"
             via = f"  (rule {row.rule!r})" if row.rule else ""
             shape = "x".join(map(str, row.shape)) if row.shape is not None else "-"
             prunes = "shared" if row.prunes is None else integer(row.prunes)
-            cells.append(
-                [row.path or "(array)", shape, row.dtype, integer(row.total), prunes, does + via]
-            )
-        return table(["leaf", "shape", "dtype", "weights", "prunes", "how"], cells)
+            work = [row.multiply_adds, row.multiply_adds_left] if traced else []
+            numbers = ["" if number is None else integer(number) for number in work]
+            name = row.path or "(array)"
+            cells.append([name, shape, row.dtype, integer(row.total), prunes, *numbers, does + via])
+        more = ["multiply-adds", "left"] if traced else []
+        return table(["leaf", "shape", "dtype", "weights", "prunes", *more, "how"], cells)
 
 
-def plan(params: Any, spec: Any, *, where: Where = is_weight) -> Plan:
+def plan(params: Any, spec: Any, *, where: Where = is_weight, uses: Uses | None = None) -> Plan:
     """Says what would be pruned, by which rule, and why the rest would not; computes nothing.
 
     Args:
         params: Any tree of arrays, or of their descriptions (`jax.eval_shape` gives one).
         spec: As for `make_mask`.
         where: As for `make_mask`.
+        uses: As for `make_mask`; the plan then shows multiply-adds too.
 
     Returns:
         The plan. It raises whatever `make_mask` would raise.
@@ -79,10 +93,10 @@ def plan(params: Any, spec: Any, *, where: Where = is_weight) -> Plan:
         bias        8  float32        8       0  dense: rank 1
         kernel    4x8  float32       32      16  NM(n=2, m=4, axis=-1)
     """
-    return plan_of(assign(leaves(params), spec, where))
+    return plan_of(assign(leaves(params), spec, where, uses), uses)
 
 
-def plan_of(assignment: Assignment) -> Plan:
+def plan_of(assignment: Assignment, uses: Uses | None = None) -> Plan:
     """The picture of a decision."""
     entry = {i: entry for entry in assignment.entries for i in entry.members}
 
@@ -98,6 +112,7 @@ def plan_of(assignment: Assignment) -> Plan:
             rule=entry[i].text if i in entry else "",
             prunes=_prunes(spec, shape) if spec is not None and shape is not None else 0,
             reason=assignment.reasons[i],
+            multiply_adds=uses.multiply_adds(leaf.path) if uses is not None and array else None,
         )
 
     return Plan(tuple(row(i, leaf) for i, leaf in enumerate(assignment.leaves)))

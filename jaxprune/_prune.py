@@ -16,6 +16,7 @@ from jaxprune._metrics import L1, Metric, ranked_by
 from jaxprune._specs.unstructured import Unstructured
 from jaxprune._tree import Leaf, aligned, as_array, is_array, is_prunable, leaves, rebuild
 from jaxprune._where import Where, is_weight
+from jaxprune.tracing._uses import Uses
 
 _Params = TypeVar("_Params")
 
@@ -26,6 +27,7 @@ def prune(
     *,
     metric: Metric = L1(),  # noqa: B008  # frozen and empty
     where: Where = is_weight,
+    uses: Uses | None = None,
 ) -> tuple[_Params, Any]:
     """Scores, selects and removes, in one call.
 
@@ -34,6 +36,9 @@ def prune(
         spec: A sparsity such as 0.5, or whatever `make_mask` takes.
         metric: How weights are scored.
         where: Which leaves may be pruned.
+        uses: What `trace` read from the model: it answers "input" and "output", and by default the
+            leaves that products and convolutions read may be pruned (`where=jp.Weights()` still
+            chooses by name).
 
     Returns:
         The pruned parameters and the mask that made them.
@@ -48,12 +53,12 @@ def prune(
         {'kernel': Array([[ 0., -4.],
                [ 3.,  0.]], dtype=float32)}
     """
-    assignment = assign(leaves(params), spec, where)
+    assignment = assign(leaves(params), spec, where, uses)
     mask = rebuild(params, assignment.masks(ranked_by(metric, assignment.chosen)))
     return apply_mask(params, mask), mask
 
 
-def make_mask(scores: Any, spec: Any, *, where: Where = is_weight) -> Any:
+def make_mask(scores: Any, spec: Any, *, where: Where = is_weight, uses: Uses | None = None) -> Any:
     """Turns scores into a mask of what is kept.
 
     Args:
@@ -67,6 +72,9 @@ def make_mask(scores: Any, spec: Any, *, where: Where = is_weight) -> Any:
             close over them.
         where: Which leaves may be pruned: a predicate on (path, leaf), or path patterns. For a bare
             array it is ignored.
+        uses: What `trace` read from the model: it answers "input" and "output", and by default the
+            leaves that products and convolutions read may be pruned (`where=jp.Weights()` still
+            chooses by name).
 
     Returns:
         A tree like `scores`: bool, True where the weight is kept, of the shape and sharding of its
@@ -83,7 +91,7 @@ def make_mask(scores: Any, spec: Any, *, where: Where = is_weight) -> Any:
         {'dense': {'bias': None, 'kernel': Array([[ True, False],
                [ True, False]], dtype=bool)}}
     """
-    assignment = assign(leaves(scores), spec, where)
+    assignment = assign(leaves(scores), spec, where, uses)
     ranked = [Ranked(as_array(leaf.value)) for leaf in assignment.chosen]
     return rebuild(scores, assignment.masks(ranked))
 

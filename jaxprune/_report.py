@@ -1,6 +1,7 @@
 """What came out: achieved, in integers, with both denominators. Typed rows, then rendering."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from jaxprune._prune import mask_problem
 from jaxprune._text import integer, table
 from jaxprune._tree import Leaf, aligned, concrete_leaves, is_array, is_prunable
 from jaxprune._where import Where, dense_reasons, is_weight
+from jaxprune.tracing._uses import Uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class LeafReport:
         in_scope: Whether it counts as a pruned leaf.
         reason: Why it was left dense; "" if it is in scope.
         stray: Weights that are not zero although the mask does not keep them; 0 without a mask.
+        multiply_adds: Those of its uses, dense; None if they were not traced.
+        note: What the uses say against its pattern; "" if nothing.
     """
 
     path: str
@@ -83,6 +87,15 @@ class LeafReport:
     in_scope: bool
     reason: str
     stray: int
+    multiply_adds: int | None = None
+    note: str = ""
+
+    @property
+    def multiply_adds_left(self) -> int | None:
+        """Those with a weight that is not zero; None if they were not traced."""
+        if self.multiply_adds is None:
+            return None
+        return round(self.multiply_adds * (self.count.density if self.count else 1))
 
     @property
     def summary(self) -> str:
@@ -158,7 +171,13 @@ class SparsityReport:
         return _rendered(self)
 
 
-def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> SparsityReport:
+def report(
+    params: Any,
+    mask: Any = None,
+    *,
+    where: Where = is_weight,
+    uses: Uses | None = None,
+) -> SparsityReport:
     """Counts what is zero, leaf by leaf, and says what pattern the zeros form.
 
     A mask by itself makes nothing smaller or faster; the report tells what a format that leaves
@@ -169,6 +188,8 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
         mask: The mask, if there is one: it decides which leaves are in scope, and the report tells
             how many weights it does not keep are not zero.
         where: Without a mask, which leaves are in scope.
+        uses: What `trace` read from the model: the report then shows multiply-adds, and says where
+            an N:M pattern lies along an axis that no product sums over.
 
     Returns:
         The report. `print` it, read its `rows`, or save its `to_dict()`.
@@ -207,7 +228,7 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
             f"there is nothing to report: none of the tree's {len(found)} leaves is a floating "
             "array. Pass parameters; a mask goes second, jp.report(params, mask)."
         )
-    reasons = dense_reasons(found, where)
+    reasons = dense_reasons(found, where, uses)
     if mask is not None:
         outside = [reason or "no mask" for reason in reasons]
         reasons = [why if value is None else "" for why, value in zip(outside, kept, strict=True)]
@@ -215,7 +236,22 @@ def report(params: Any, mask: Any = None, *, where: Where = is_weight) -> Sparsi
         raise NoMatch("no leaf is in scope: choose some with where=, or pass a mask that has some.")
     rows = zip(found, kept, reasons, strict=True)
     arrays = [row for row in rows if is_array(row[0].value)]
-    return gathered(host.in_threads(leaf_report, *zip(*arrays, strict=True)))
+    counted = host.in_threads(leaf_report, *zip(*arrays, strict=True))
+    return gathered(counted if uses is None else [_with_uses(row, uses) for row in counted])
+
+
+def _with_uses(row: LeafReport, uses: Uses) -> LeafReport:
+    """The row with what the model does with the leaf."""
+    note = ""
+    pattern = re.fullmatch(r"(\d+:\d+) along axis (-?\d+)", row.pattern)
+    if pattern and uses.is_product(row.path):
+        axis = int(pattern[2]) % len(row.shape)
+        sums = {axis for use in uses.of(row.path) for axis in use.input_axes}
+        if axis not in sums:
+            note = (
+                f"no product sums over axis {pattern[2]}: hardware for {pattern[1]} cannot use it"
+            )
+    return dataclasses.replace(row, multiply_adds=uses.multiply_adds(row.path), note=note)
 
 
 def gathered(rows: Sequence[LeafReport]) -> SparsityReport:
@@ -269,18 +305,25 @@ def _count(hits: Any) -> int:
 
 
 def _rendered(report: SparsityReport) -> str:
+    traced = any(row.multiply_adds is not None for row in report.rows)
     cells: list[Sequence[str]] = []
     for row in report.rows:
         numbers = _numbers(row.count) if row.count else ["-", "-", "-"]
-        how = "; ".join(filter(None, [row.pattern, row.reason and f"left dense: {row.reason}"]))
-        cells.append(
-            [row.path or "(array)", "x".join(map(str, row.shape)) or "()", row.dtype, *numbers, how]
-        )
+        work = _work([row]) if traced else []
+        left_dense = row.reason and f"left dense: {row.reason}"
+        how = "; ".join(filter(None, [row.pattern, left_dense, row.note]))
+        shape = "x".join(map(str, row.shape)) or "()"
+        cells.append([row.path or "(array)", shape, row.dtype, *numbers, *work, how])
     cells.append([])
-    for name, count in (("pruned leaves", report.pruned), ("all parameters", report.all)):
+    pruned = [row for row in report.rows if row.in_scope]
+    for name, count, rows in (
+        ("pruned leaves", report.pruned, pruned),
+        ("all parameters", report.all, report.rows),
+    ):
         size = f"{integer(count.bytes_dense)} bytes, packed {integer(count.bytes_packed)}"
-        cells.append([name, "", "", *_numbers(count), size])
-    header = ["leaf", "shape", "dtype", "weights", "nonzero", "sparsity", "pattern"]
+        cells.append([name, "", "", *_numbers(count), *(_work(rows) if traced else []), size])
+    more = ["multiply-adds", "left"] if traced else []
+    header = ["leaf", "shape", "dtype", "weights", "nonzero", "sparsity", *more, "pattern"]
     lines = [table(header, cells)]
     if report.stray:
         lines.append(
@@ -295,3 +338,9 @@ def _rendered(report: SparsityReport) -> str:
 
 def _numbers(count: Count) -> list[str]:
     return [integer(count.total), integer(count.nonzero), f"{count.sparsity:.2%}"]
+
+
+def _work(rows: Sequence[LeafReport]) -> list[str]:
+    """Multiply-adds, dense and left."""
+    dense = sum(row.multiply_adds or 0 for row in rows)
+    return [integer(dense), integer(sum(row.multiply_adds_left or 0 for row in rows))]

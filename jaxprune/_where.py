@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +13,7 @@ from jaxprune._errors import NoMatch, Problem, PruningError, raise_problems
 from jaxprune._names import why_no_weight
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, is_array, is_prunable, some
+from jaxprune.tracing._uses import Uses
 
 Pattern: TypeAlias = str | re.Pattern[str]
 Where: TypeAlias = Callable[[str, Any], bool] | Pattern | Sequence[Pattern]
@@ -123,18 +125,35 @@ class Weights:
                 )
 
 
-def dense_reasons(found: list[Leaf], where: Where) -> list[str]:
+def dense_reasons(found: list[Leaf], where: Where, uses: Uses | None = None) -> list[str]:
     """For each leaf why it is left dense, and "" where it is in scope.
 
     A bare array is in scope whatever `where` says: asking for it by name is all there is to ask.
+
+    Args:
+        found: The leaves of a tree.
+        where: Which leaves may be pruned. With `uses`, `is_weight` stands for what products and
+            convolutions read.
+        uses: What the leaves are used for, if that was traced.
 
     Raises:
         NoMatch: a path pattern in `where` covers no leaf.
         PruningError: `where` is not a predicate, a pattern or patterns.
     """
     bare = len(found) == 1 and not found[0].path
-    chosen = (lambda leaf: "") if bare else _predicate(found, where)
+    if bare:
+        return [_unprunable(leaf.value) for leaf in found]
+    if where is is_weight and uses is not None:
+        chosen: Callable[[Leaf], str] = functools.partial(_why_unread, uses)
+    else:
+        chosen = _predicate(found, where)
     return [_unprunable(leaf.value) or chosen(leaf) for leaf in found]
+
+
+def _why_unread(uses: Uses, leaf: Leaf) -> str:
+    if uses.is_product(leaf.path):
+        return ""
+    return "used for " + ", ".join(dict.fromkeys(use.in_words for use in uses.of(leaf.path)))
 
 
 def covers(pattern: Pattern, path: str) -> bool:

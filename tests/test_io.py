@@ -22,14 +22,14 @@ import safetensors
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxprune._bits import keys as library_keys
+from jaxprune._masks import make_mask
+from jaxprune.io._lowest import Ordered, find_cut, keys, magnitudes, survivors
 
 import jaxprune as jp
 from jaxprune import io
-from jaxprune._bits import keys as library_keys
-from jaxprune._masks import make_mask
 from jaxprune.io._atomic import replacing
 from jaxprune.io._checkpoint import numpy_dtype
-from jaxprune.io._lowest import Ordered, find_cut, keys, magnitudes, survivors
 
 ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(0)

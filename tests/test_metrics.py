@@ -381,10 +381,3 @@ def test_numpy_arrays_are_scored():
 def test_a_tree_without_floats_is_refused(params):
     with pytest.raises(jp.NoMatch, match=r"nothing to score: none of the tree's \d leaves"):
         jp.importance(params, jp.L1())
-
-
-def test_an_array_that_stands_in_the_tree_twice_is_scored_once():
-    shared = jnp.ones((2, 2))
-    scores = jp.importance({"a": shared, "b": shared, "c": jnp.ones((2, 2))}, jp.L1())
-    assert scores["a"] is scores["b"]
-    assert scores["a"] is not scores["c"]

@@ -52,7 +52,7 @@ FUNCTIONS = {
     "trace",
 }
 
-MODULES = {"compat", "plot"}
+MODULES = {"compat", "extend", "plot"}
 PUBLIC = {name: getattr(jp, name) for name in jp.__all__ if name not in MODULES}
 PUBLIC |= {f"compat.{name}": getattr(compat, name) for name in ("prune", "importance", "lcg")}
 PUBLIC |= {f"plot.{name}": getattr(jp.plot, name) for name in jp.plot.__all__}
@@ -108,9 +108,9 @@ def test_every_public_name_is_a_function_or_a_class():
     ("name", "expected"),
     [
         ("importance", "(params, metric)"),
-        ("make_mask", "(scores, spec, *, where=is_weight)"),
+        ("make_mask", "(scores, spec, *, where=is_weight, uses=None)"),
         ("apply_mask", "(params, mask)"),
-        ("prune", "(params, spec, *, metric=L1(), where=is_weight)"),
+        ("prune", "(params, spec, *, metric=L1(), where=is_weight, uses=None)"),
         ("mask_from_zeros", "(params, *, where=is_weight)"),
         ("pack", "(mask)"),
         ("unpack", "(packed, like)"),

@@ -388,10 +388,14 @@ def test_an_allocation_for_other_leaves_is_refused():
     assert "`w1` was not measured: pass the where=" in str(raised.value)
 
 
-def test_an_array_in_two_places_has_no_share_by_measurement():
+def test_an_array_in_two_places_is_measured_in_each_and_shares_by_path():
     tied = jnp.arange(16.0).reshape(4, 4)
     params = {"x": tied, "y": tied, "z": jnp.ones((4, 4))}
-    found = jp.sensitivity(lambda p: jnp.sum(p["x"] @ p["y"] @ p["z"]), params, [0.25, 0.5])
-    with pytest.raises(jp.PruningError, match="`y` is the same array as `x`"):
-        jp.allocate(params, 0.25, found)
-    jp.allocate(params, 0.25, found, overrides={"x": 0.25, "y": 0.25})
+
+    def loss(p):
+        return jnp.sum(p["x"] @ p["y"] @ p["z"])
+
+    copies = {name: jnp.array(leaf) for name, leaf in params.items()}
+    found, apart = (jp.sensitivity(loss, tree, [0.25, 0.5]) for tree in (params, copies))
+    np.testing.assert_array_equal(found.losses, apart.losses)
+    assert jp.allocate(params, 0.25, found) == jp.allocate(copies, 0.25, apart)

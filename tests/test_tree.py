@@ -360,26 +360,17 @@ def test_numpy_leaves_are_pruned_as_jax_ones():
     assert np.count_nonzero(params["kernel"]) == 32  # and the caller's array is as it was
 
 
-def test_shared_arrays_are_scored_and_masked_once():
-    params = {"encoder": {"kernel": FIRST}, "decoder": {"kernel": FIRST}, "other": {"w": SECOND}}
-    scored = []
-
-    def metric(weights):
-        scored.append(weights)
-        return jnp.abs(weights)
-
-    scores = jp.importance(params, metric)
-    assert len(scored) == 2
-    assert scores["encoder"]["kernel"] is scores["decoder"]["kernel"]
-    mask = jp.make_mask(scores, jp.NM(2, 4))
-    assert mask["encoder"]["kernel"] is mask["decoder"]["kernel"]
-
-
-def test_a_shared_array_weighs_once_in_a_global_budget():
-    high = 100 + FIRST
+@pytest.mark.parametrize("scope", ["leaf", "global"])
+def test_an_array_that_stands_twice_is_two_leaves(scope):
+    high, spec = 100 + FIRST, jp.Unstructured(0.3, per=scope)
     tied = {"a": {"kernel": FIRST}, "b": {"kernel": FIRST}, "c": {"kernel": high}}
-    mask = jp.make_mask(jp.importance(tied, jp.L1()), jp.Unstructured(0.25, per="global"))
-    assert [int(m.sum()) for m in jax.tree.leaves(mask)] == [16, 16, 32]
+    copied = jax.tree.map(jnp.array, tied)
+    expected = jp.prune(copied, spec)
+    chex.assert_trees_all_equal(jp.prune(tied, spec), expected)
+    chex.assert_trees_all_equal(jax.jit(lambda p: jp.prune(p, spec))(tied), expected)
+    assert jp.report(tied).all == jp.report(copied).all
+    assert jp.plan(tied, spec) == jp.plan(copied, spec)
+    assert jp.allocate(tied, 0.3) == jp.allocate(copied, 0.3)
 
 
 # --- where-rules --------------------------------------------------------------------------------
@@ -650,6 +641,6 @@ def test_partition_specs_of_a_pruned_tree_are_those_of_the_tree():
 
 def test_a_tree_of_shapes_reads_as_the_tree_of_its_arrays():
     shapes = jax.eval_shape(LinenViT().init, jax.random.key(0), jnp.ones((1, 8, 8, 3)))["params"]
-    assert jp.plan(shapes, jp.NM(2, 4, axis="output"), where="blocks/up/kernel") == jp.plan(
-        ones(shapes), jp.NM(2, 4, axis="output"), where="blocks/up/kernel"
+    assert jp.plan(shapes, jp.NM(2, 4, axis=-1), where="blocks/up/kernel") == jp.plan(
+        ones(shapes), jp.NM(2, 4, axis=-1), where="blocks/up/kernel"
     )

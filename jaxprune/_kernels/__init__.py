@@ -1,0 +1,1 @@
+"""Machinery: exact selection by counting, compiled and on the host, and what it stands on."""

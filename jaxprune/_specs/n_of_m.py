@@ -87,7 +87,7 @@ def _(spec: NM, shape: tuple[int, ...]) -> int:
 
 
 @resolved.register
-def _(spec: NM, leaf: Leaf, axis_of: Callable[[Axis], int]) -> NM:
+def _(spec: NM, leaf: Leaf, axis_of: Callable[[Axis], Axis]) -> NM:
     del leaf
     return dataclasses.replace(spec, axis=axis_of(spec.axis)) if spec.axis in WORDS else spec
 

@@ -74,7 +74,7 @@ def fit_together(spec: Any, leaves: Sequence[Leaf]) -> Problem | None:
 
 
 @functools.singledispatch
-def resolved(spec: Any, leaf: Leaf, axis_of: Callable[[Axis], int]) -> Any:
+def resolved(spec: Any, leaf: Leaf, axis_of: Callable[[Axis], Axis]) -> Any:
     """The spec with the axis words "input" and "output" answered by `axis_of` for this leaf."""
     del leaf, axis_of
     return spec

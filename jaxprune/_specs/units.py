@@ -225,7 +225,7 @@ def _(spec: OfUnits, shape: tuple[int, ...]) -> int:
 
 
 @resolved.register
-def _(spec: Channels, leaf: Leaf, axis_of: Callable[[Axis], int]) -> Channels:
+def _(spec: Channels, leaf: Leaf, axis_of: Callable[[Axis], Axis]) -> Channels:
     del leaf
     return dataclasses.replace(spec, axis=axis_of(spec.axis)) if spec.axis in WORDS else spec
 

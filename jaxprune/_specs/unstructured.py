@@ -122,7 +122,7 @@ def _(spec: Unstructured, shape: tuple[int, ...]) -> int | None:
 
 
 @resolved.register
-def _(spec: Unstructured, leaf: Leaf, axis_of: Callable[[Axis], int]) -> Unstructured:
+def _(spec: Unstructured, leaf: Leaf, axis_of: Callable[[Axis], Axis]) -> Unstructured:
     del leaf
     return dataclasses.replace(spec, per=axis_of(spec.per)) if spec.per in WORDS else spec  # type: ignore[arg-type]
 

@@ -97,7 +97,8 @@ def test_several_pools_are_searched_together(seed, data):
     shapes, pools = TREES["small"], [1, 0, 1, 0]
     scores = draw_leaves(shapes, [F32], data, seed)
     most = [s.size for s in scores]
-    budgets = [draw_count(data, sum(m for m, p in zip(most, pools) if p == q)) for q in (0, 1)]
+    sizes = [sum(m for m, p in zip(most, pools, strict=True) if p == q) for q in (0, 1)]
+    budgets = [draw_count(data, size) for size in sizes]
     found = pool_survivors(ranked(scores), pools, [limbs(b, 2**31) for b in budgets], most)
     for pool, budget in enumerate(budgets):
         at = [i for i, p in enumerate(pools) if p == pool]
