@@ -20,6 +20,7 @@ from jaxprune._kernels.floats import square
 from jaxprune._kernels.placement import from_host, is_host_array
 from jaxprune._kernels.ranked import Pointwise, Ranked
 from jaxprune._kernels.sharding import placed
+from jaxprune._origins import remember
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, as_array, is_array, is_prunable, leaves, node, rebuild
 
@@ -196,8 +197,10 @@ def ranked_by(metric: Metric, weights: Sequence[Leaf]) -> list[Ranked]:
 def _written_out(metric: Metric, weights: Sequence[Leaf]) -> list[jax.Array]:
     """The scores of leaves as arrays."""
     made = pointwise(metric)
-    if made is None or not all(is_host_array(leaf.value) for leaf in weights):
+    if made is None:
         return scores_of(metric, weights)
+    if not all(is_host_array(leaf.value) for leaf in weights):
+        return [remember(made.compiled(leaf.value), Ranked(leaf.value, made)) for leaf in weights]
     # With nothing to compile: a tree has leaves of many shapes, each of which would be.
     return [from_host(made.host(np.asarray(leaf.value)), leaf.value) for leaf in weights]
 

@@ -11,8 +11,8 @@ from jaxprune._errors import Problem, StructureMismatch, raise_problems
 from jaxprune._kernels import host
 from jaxprune._kernels.floats import nonzero
 from jaxprune._kernels.placement import from_host, is_host_array
-from jaxprune._kernels.ranked import Ranked
 from jaxprune._metrics import L1, Metric, ranked_by
+from jaxprune._origins import ranked
 from jaxprune._specs.unstructured import Unstructured
 from jaxprune._tree import Leaf, aligned, as_array, is_array, is_prunable, leaves, rebuild
 from jaxprune._where import Where, is_weight
@@ -92,8 +92,8 @@ def make_mask(scores: Any, spec: Any, *, where: Where = is_weight, uses: Uses | 
                [ True, False]], dtype=bool)}}
     """
     assignment = assign(leaves(scores), spec, where, uses)
-    ranked = [Ranked(as_array(leaf.value)) for leaf in assignment.chosen]
-    return rebuild(scores, assignment.masks(ranked))
+    order = [ranked(as_array(leaf.value)) for leaf in assignment.chosen]
+    return rebuild(scores, assignment.masks(order))
 
 
 def apply_mask(params: _Params, mask: Any) -> _Params:
