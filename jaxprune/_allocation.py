@@ -96,7 +96,8 @@ def allocate(
         where it can.)
 
     Raises:
-        InvalidSparsity: The sparsity is none, is traced, or cannot be met beside the overrides.
+        InvalidSparsity: The sparsity lies outside [0, 1), is traced, or cannot be met beside the
+            overrides.
         NoMatch: No leaf is in scope, or an override covers none.
         StructureMismatch: A leaf in scope was not measured, or had another size.
 
@@ -107,8 +108,7 @@ def allocate(
         {'big': 0.90966796875, 'small': 0.28125}
     """
     found = leaves(params)
-    given = [sparsity, *(overrides or {}).values()]
-    if any(map(is_traced, given)):
+    if any(map(is_traced, [sparsity, *(overrides or {}).values()])):
         raise InvalidSparsity(
             "allocate needs sparsities known before compilation, got a tracer: call it outside jit."
         )
@@ -149,8 +149,8 @@ def _sharing(
     density = _method(method)
     shapes = {i: tuple(leaf.value.shape) for i, leaf in free.items()}
     most = sum(math.prod(shape) - 1 for shape in shapes.values())
-    seen = {i: _matrix(leaf, uses) for i, leaf in free.items()}
-    densities = {i: _checked(density(seen[i]), seen[i]) for i in free}
+    matrices = {i: _matrix(leaf, uses) for i, leaf in free.items()}
+    densities = {i: _checked(density(matrices[i]), matrices[i]) for i in free}
     return _Sharing(most, lambda left: _shares(shapes, left, densities))
 
 

@@ -181,28 +181,28 @@ def importance(params: Any, metric: Metric) -> Any:
 
 
 def ranked_by(metric: Metric, weights: Sequence[Leaf]) -> list[Ranked]:
-    """How the weights of leaves rank: scores that are pointwise are made where they are counted.
+    """How the weights of leaves rank: pointwise scores are computed where they are counted.
 
     Args:
         metric: The metric.
         weights: Leaves that hold floating arrays.
     """
-    made = pointwise(metric)
-    if made is not None:
-        return [Ranked(as_array(leaf.value), made) for leaf in weights]
+    score = pointwise(metric)
+    if score is not None:
+        return [Ranked(as_array(leaf.value), score) for leaf in weights]
     ready = [Leaf(leaf.path, as_array(leaf.value)) for leaf in weights]
     return [Ranked(scores) for scores in scores_of(metric, ready)]
 
 
 def _written_out(metric: Metric, weights: Sequence[Leaf]) -> list[jax.Array]:
     """The scores of leaves as arrays."""
-    made = pointwise(metric)
-    if made is None:
+    score = pointwise(metric)
+    if score is None:
         return scores_of(metric, weights)
     if not all(is_host_array(leaf.value) for leaf in weights):
-        return [remember(made.compiled(leaf.value), Ranked(leaf.value, made)) for leaf in weights]
+        return [remember(score.compiled(leaf.value), Ranked(leaf.value, score)) for leaf in weights]
     # With nothing to compile: a tree has leaves of many shapes, each of which would be.
-    return [from_host(made.host(np.asarray(leaf.value)), leaf.value) for leaf in weights]
+    return [from_host(score.host(np.asarray(leaf.value)), leaf.value) for leaf in weights]
 
 
 @functools.singledispatch
@@ -302,9 +302,9 @@ def _(metric: L2 | TaylorProxy) -> Pointwise:
 @scores_of.register(L2)
 @scores_of.register(TaylorProxy)
 def _(metric: L1 | L2 | TaylorProxy, weights: Sequence[Leaf]) -> list[jax.Array]:
-    made = pointwise(metric)
-    assert made is not None
-    return [made.compiled(leaf.value) for leaf in weights]
+    score = pointwise(metric)
+    assert score is not None
+    return [score.compiled(leaf.value) for leaf in weights]
 
 
 @functools.partial(jax.jit, static_argnums=1)

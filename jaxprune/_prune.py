@@ -25,7 +25,7 @@ def prune(
     params: _Params,
     spec: Any,
     *,
-    metric: Metric = L1(),  # noqa: B008  # frozen and empty
+    metric: Metric = L1(),
     where: Where = is_weight,
     uses: Uses | None = None,
 ) -> tuple[_Params, Any]:

@@ -65,10 +65,10 @@ def sensitivity(
     loss: Callable[..., Any],
     params: Any,
     sparsities: Sequence[float],
-    spec: Any = Unstructured(0.0),  # noqa: B008  # frozen
+    spec: Any = Unstructured(0.0),
     *,
     inputs: Sequence[Any] = (),
-    metric: Metric = L1(),  # noqa: B008  # frozen and empty
+    metric: Metric = L1(),
     where: Where = is_weight,
 ) -> Sensitivity:
     """Measures the loss against the sparsity of every leaf, each pruned alone.
@@ -91,7 +91,7 @@ def sensitivity(
         The losses. `jp.plot.sensitivity` draws them, and `allocate` takes them for a method.
 
     Raises:
-        InvalidSparsity: The sparsities do not rise within [0, 1), or there is none.
+        InvalidSparsity: The sparsities do not rise within [0, 1), or the list is empty.
         PruningError: The loss is no scalar, or not finite; the parameters are traced; or as
             `make_mask`.
 

@@ -64,7 +64,7 @@ def prune(
 
     Raises:
         InvalidSparsity: The sparsity is no number in [0, 1), or is traced.
-        PruningError: `array` is no tensor, or a name or a number is none the reference knows.
+        PruningError: `array` is not a tensor, or the reference does not know a name or a number.
         EmptyTensor: There are no weights.
         NotTwoDimensional: Rows or columns asked of a tensor that is no matrix.
         BelowMinNonzero: `min_nonzero` exceeds the number of weights.
@@ -120,7 +120,7 @@ def importance(array: ArrayLike, metric: MetricName = "l1_magnitude", seed: int 
         float32 scores of the shape of `array`.
 
     Raises:
-        PruningError: The metric's name or the seed is none, or `array` is traced.
+        PruningError: The metric's name or the seed is not valid, or `array` is traced.
     """
     return jnp.asarray(_scores(_tensor(array), metric, seed))
 

@@ -28,7 +28,7 @@ __all__ = ["mask", "schedule", "scores", "sensitivity", "sparsity"]
 # Okabe and Ito's colours, which people of every colour vision can tell apart.
 _KEPT, _PRUNED, _LINE = "#0072B2", "#E69F00", "#333333"
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = "osD^vP"  # and for whoever sees none
+_MARKERS = "osD^vP"  # so that colours are not needed to tell series apart
 _OTHERS = "#BBBBBB"
 
 _PIXELS = 512  # of a mask along an axis,
@@ -52,7 +52,7 @@ def scores(scores: Any, mask: Any = None, *, bins: int = 80, ax: "Axes | None" =
         The axes.
 
     Raises:
-        NoMatch: There are no scores, or none that is finite.
+        NoMatch: There are no scores, or no finite ones.
         PruningError: The scores are traced, or the mask does not fit.
 
     Examples:
@@ -132,7 +132,7 @@ def sparsity(report: SparsityReport, *, ax: "Axes | None" = None) -> "Axes":
 
 
 def mask(kept: Any, *, ax: "Axes | None" = None) -> "Axes":
-    """Draws the mask of one leaf as an image: blue where weights are kept, white where none is.
+    """Draws the mask of one leaf as an image: kept weights blue, pruned ones white.
 
     The last two axes go down and across. Any others are folded into them, the innermost across if
     there are two: each input and output of a convolution becomes a tile as large as its window. A
@@ -169,7 +169,7 @@ def mask(kept: Any, *, ax: "Axes | None" = None) -> "Axes":
         vmin=0,
         vmax=1,
         interpolation="nearest",
-        # A few long rows would be a line, and are stretched to be seen.
+        # A few long rows would look like a line: they are stretched.
         aspect="equal" if max(high, wide) <= 8 * min(high, wide) else "auto",
         extent=(0, wide, high, 0),
     )

@@ -19,8 +19,8 @@ from jaxprune._kernels.ranked import Ranked
 
 LARGEST = 2**31 - 1  # scores that one count may span: it is an int32
 
-_RUN = 16  # neighbours along an axis whose count is summed in int8,
-_LANES = 8  # side by side with so many others, where the axis is the last
+_RUN = 16  # the length of the runs along an axis whose counts are summed in int8,
+_LANES = 8  # in as many columns side by side, where the axis is the last
 
 
 class Grid(NamedTuple):
@@ -110,7 +110,7 @@ def tally(hits: jax.Array, axes: Sequence[int], runs: int | None = None) -> jax.
 
 def count_before(ranked: Ranked, key: jax.Array, last: jax.Array | None = None) -> jax.Array:
     """How many scores of a leaf lie before a cut: an int32 scalar."""
-    # The keys are made anew in every pass. Without the barrier the compiler would make them once,
+    # The keys are computed again in every pass. Without the barrier the compiler would do it once,
     # before the search, and keep those of all leaves in memory.
     ranked, key, last = lax.optimization_barrier((ranked, key, last))
     return fold(ranked.keys()).before(key, last).reshape(())

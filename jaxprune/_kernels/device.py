@@ -113,8 +113,8 @@ def _group_survivors(
 ) -> jax.Array:
     grid = fold(leaf.keys(), axes)
     # Zeros of the type that counts will have: a loop must know it beforehand, under shard_map too.
-    none = grid.tally(grid.keys != grid.keys)
-    wanted = none + (count.reshape(none.shape) if count.ndim else count)
+    zeros = grid.tally(grid.keys != grid.keys)
+    wanted = zeros + (count.reshape(zeros.shape) if count.ndim else count)
     guesses = group_guesses(grid, wanted.astype(jnp.float32))
     size, counter = jnp.int32(grid.size), counter_of(grid.keys.dtype)
     position = grid.positions() if ties == "first" else size - 1 - grid.positions()
@@ -128,11 +128,11 @@ def _group_survivors(
         excess = grid.before(key, last, position) - wanted
         return turn + 1, advanced(search, at, excess, size)
 
-    low = none.astype(counter)
+    low = zeros.astype(counter)
     high = low + counter(top_of(grid.keys.dtype))
     all_go = wanted >= size
     span = new_range(low, high, -wanted, size - wanted, (wanted > 0) & ~all_go)
-    search = begun(span, jnp.where(all_go, high, low), jnp.where(all_go, ALL, none + NONE), size)
+    search = begun(span, jnp.where(all_go, high, low), jnp.where(all_go, ALL, zeros + NONE), size)
     search = lax.while_loop(
         lambda state: jnp.any(state[1].range.open), step, (jnp.int32(0), search)
     )[1]

@@ -3,7 +3,7 @@
 A file has tensors of many shapes, each seen once, and a first call has leaves of many shapes: the
 compiled kernel takes longer to compile than this takes to run.
 
-Keys are made a piece at a time, in the cache, anew in every pass: that takes a fraction of the time
+Keys are computed a piece at a time, in the cache, and again in every pass: a fraction of the time
 of writing them to memory, where a page that is new costs more than all of the arithmetic.
 """
 
@@ -20,7 +20,7 @@ from jaxprune._kernels.ranked import Ranked
 Array: TypeAlias = np.ndarray[Any, Any]
 
 _DIGIT = 16  # bits of a key that one pass over many leaves tells
-_PIECE = 1 << 16  # keys that are made at a time
+_PIECE = 1 << 16  # keys that are computed at a time
 _PAIRWISE = 16  # the widest N:M group in which every pair is compared
 _SAMPLE = 1 << 15  # keys that bracket a cut,
 _SPREAD = 1.5 * _SAMPLE**0.5  # and by how many ranks of the sample, three standard deviations

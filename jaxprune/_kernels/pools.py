@@ -138,11 +138,12 @@ def _begun(of: Pools, tops: np.ndarray[Any, Any]) -> _Search:
         above=saturated(minus(of.sum(nothing[of.member] + of.most), of.budgets)),
         active=saturated(of.budgets) > 0,
     )
-    none = nothing[of.member]
-    closed = new_range(none.astype(of.counter), none.astype(of.counter), none, none, none > 0)
-    leaf = CutSearch(closed, none > 0, none.astype(of.counter), none)
+    zeros = nothing[of.member]
+    start = zeros.astype(of.counter)
+    closed = new_range(start, start, zeros, zeros, zeros > 0)
+    leaf = CutSearch(closed, zeros > 0, start, zeros)
     return _shared(
-        of, _Search(jnp.int32(0), pool, none, none + of.sizes, jnp.bool_(False), none, leaf)
+        of, _Search(jnp.int32(0), pool, zeros, zeros + of.sizes, jnp.bool_(False), zeros, leaf)
     )
 
 

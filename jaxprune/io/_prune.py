@@ -68,7 +68,7 @@ def prune_checkpoint(
     target: Path | str,
     spec: Any,
     *,
-    metric: Metric = L1(),  # noqa: B008  # frozen and empty
+    metric: Metric = L1(),
     where: Where = is_weight,
     mask_target: Path | None = None,
     with_report: bool = False,

@@ -46,7 +46,7 @@ def lottery_tickets(
     rounds: int,
     rewind: Rewind = "weights",
     to: int = 0,
-    metric: Metric = L1(),  # noqa: B008  # frozen and empty
+    metric: Metric = L1(),
     where: Where = is_weight,
 ) -> Iterator[Ticket]:
     """Prunes round by round, each time rewinding and training anew.

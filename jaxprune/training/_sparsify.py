@@ -40,8 +40,8 @@ def sparsify(
     spec: Any,
     *,
     schedule: Schedule,
-    metric: Metric | Averaged = L1(),  # noqa: B008  # frozen and empty
-    rule: Rule = Rule(),  # noqa: B008  # frozen
+    metric: Metric | Averaged = L1(),
+    rule: Rule = Rule(),
     where: Where = is_weight,
     packed: bool = False,
     key: Any = None,

@@ -19,7 +19,7 @@ def straight_through(
     params: Any,
     spec: Any,
     *,
-    metric: Metric = L1(),  # noqa: B008  # frozen and empty
+    metric: Metric = L1(),
     where: Where = is_weight,
     decay: float = 0.0,
 ) -> Any:
