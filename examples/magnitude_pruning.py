@@ -50,9 +50,7 @@ def main():
             f"   {name:17} {row.count.nonzero:3} / {row.count.total} {row.count.sparsity:9.1%}"
             f" {magnitude:15.1%} {error / jnp.linalg.norm(dense):13.1%}  {row.pattern}"
         )
-    print(
-        "\n   Not trained after pruning: fine-tuning would start from this output error."
-    )
+    print("\n   Not trained after pruning: fine-tuning would start from this output error.")
     print("   A mask by itself makes nothing smaller or faster: the arrays keep their shapes.")
 
 
