@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
 
 ROOT = pathlib.Path(__file__).parents[1]
+PAGE = ROOT / "docs/hugging-face.md"
 SIZES = {
     "vocab_size": 32,
     "hidden_size": 64,
@@ -47,11 +49,17 @@ def groups(weight):
 
 
 def test_the_examples_prune_a_llama_and_compare_its_logits(tmp_path):
-    told = run(tmp_path, ROOT / "examples/hugging_face.py")
-    assert "36,864 of 73,728 weights removed (50.00%)" in told
-    assert "its logits equal those of the masked model" in told
-    told = run(tmp_path, ROOT / "examples/hugging_face_flax.py")
-    assert "Flax's logits equal those of transformers" in told
+    printed = run(tmp_path, ROOT / "examples/hugging_face.py")
+    assert "its logits equal those of the masked model" in printed
+    plan, pruned = re.findall("```text\n(.*?)```", PAGE.read_text(), flags=re.S)
+    assert pruned in printed
+
+    (dry_run,) = re.findall("jaxprune (prune .* --dry-run .*)", PAGE.read_text())
+    planned = run(tmp_path, "-m", "jaxprune", *dry_run.split())
+    assert planned.startswith(plan.removesuffix("...\n"))
+
+    printed = run(tmp_path, ROOT / "examples/hugging_face_flax.py")
+    assert "Flax's logits equal those of transformers" in printed
 
 
 def test_a_sharded_bfloat16_llama_with_tied_embeddings_is_loaded_back(tmp_path):
