@@ -92,7 +92,8 @@ proof: $(VENV)/.ready-proof  ## train by every method, on real data, over seeds,
 	$(PROOF) --model text --steps 1000 --sparsities 0.5 0.9 0.98 --save $(RESULTS)/text.json \
 	  --methods $(TEXT_METHODS)
 	$(BIN)/python -m benchmarks.proof.show $(RESULTS)/mlp.json $(RESULTS)/conv.json $(RESULTS)/text.json \
-	  $(RESULTS)/mlp-momentum.json $(RESULTS)/mlp-long.json --picture docs/results.svg
+	  $(RESULTS)/mlp-momentum.json $(RESULTS)/mlp-long.json --picture docs/results.svg \
+	  --summary docs/pictures/accuracy.svg
 
 clean:  ## remove environments, caches and built files
 	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_NEWEST) $(VENV_WHEEL) demo site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Draws the pictures of docs/concepts.md from real masks: `python docs/concepts_pictures.py`.
 
-They are read on white and on black: colours are of middle lightness, nothing has a background.
+They are readable on a light and on a dark page: colours of medium lightness, no background.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ HERE = pathlib.Path(__file__).parent / "pictures" / "concepts"
 CELL, GAP, SIDE = 13, 5, 8
 INK, KEPT = "#7d828c", "#2a9085"
 FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
-LEVELS = 6  # shades of a kept weight
+LEVELS = 6  # shades of colour for the scores of kept weights
 
 
 def text(x: float, y: float, words: str, size: float = 11, style: str = "") -> str:
@@ -35,7 +35,7 @@ def grid(
 ) -> Iterable[str]:
     """A matrix, with gaps between groups of weights.
 
-    What is kept is filled, the stronger the higher its score; what goes is a ring.
+    Kept weights are filled, with a stronger colour for a higher score. Pruned ones are outlines.
     """
     shade = np.round((scores - scores.min()) / np.ptp(scores) * (LEVELS - 1)).astype(int)
     cells: dict[int, list[tuple[float, float]]] = {level: [] for level in range(-1, LEVELS)}
@@ -64,7 +64,7 @@ def picture(name: str, width: int, height: int, title: str, parts: Sequence[str]
 
 
 def specs(scores: Values) -> None:
-    """What each spec removes of one matrix of 8 inputs (down) and 8 outputs (across)."""
+    """What each spec removes of one matrix of 8 inputs (rows) and 8 outputs (columns)."""
     whole = np.ones(scores.shape, bool)
     whole = (SIDE, SIDE)
     panels = [
@@ -95,7 +95,7 @@ def specs(scores: Values) -> None:
 
 
 def budgets(scores: Values) -> None:
-    """One leaf of large weights and one of small ones, half of all removed in two ways."""
+    """Two leaves, one with smaller weights: half is removed per leaf, and half globally."""
     two = {"large": {"kernel": scores}, "small": {"kernel": scores[:, ::-1] * 0.6}}
     parts: list[str] = []
     wide = SIDE * CELL + 36
@@ -115,7 +115,7 @@ def budgets(scores: Values) -> None:
 
 
 def pipeline() -> None:
-    """Weights, their scores, the mask and what is left, with the calls between them."""
+    """Weights, scores, mask and pruned weights, with the calls between them."""
     weights = np.array([[0.9, -0.2, 0.4], [-0.1, 0.7, -0.6], [0.3, -0.8, 0.0]], np.float32)
     scores = jp.importance(weights, jp.L1())
     mask = jp.make_mask(scores, 0.5)

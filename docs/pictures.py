@@ -1,6 +1,6 @@
-"""Remakes the pictures of pictures.md by running its code: `python docs/pictures.py`.
+"""Redraws the pictures of pictures.md by running its code: `python docs/pictures.py`.
 
-Wherever the page shows a picture, `ax` is what it shows.
+Each picture of the page shows the axes that the variable `ax` has at that point.
 """
 
 import pathlib
@@ -11,7 +11,7 @@ import matplotlib as mpl
 HERE = pathlib.Path(__file__).parent
 
 mpl.use("Agg")
-# The same code makes the same file; text stays text, set in the reader's own font.
+# A fixed salt makes the files reproducible; text stays text, in the reader's own font.
 mpl.rcParams.update({"svg.hashsalt": "jaxprune", "svg.fonttype": "none", "font.size": 9})
 
 

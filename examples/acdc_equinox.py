@@ -1,4 +1,4 @@
-"""Equinox: sparse and dense phases in turn (AC/DC), one compilation for all of them."""
+"""Equinox: alternating sparse and dense phases (AC/DC), compiled once."""
 
 import equinox as eqx
 import jax

@@ -36,10 +36,10 @@ def main():
         report = jp.report(pruned, mask)
         print(f"{name}\n\n{report}\n")
 
-        assert type(pruned) is type(params)  # a tree comes back as the type it was
+        assert type(pruned) is type(params)  # the result has the type of the input
         reports.append(report)
 
-    # Paths, layouts ([in, out] or [out, in]) and initial values differ; what is counted does not.
+    # Paths, layouts ([in, out] or [out, in]) and initial values differ, but the counts are equal.
     first, *others = reports
     assert all(report.pruned == first.pruned for report in others)
     print(f"All three keep {first.pruned.nonzero} of the {first.pruned.total} weights in scope.")

@@ -1,4 +1,4 @@
-"""Real digits: a ConvNet trained, pruned in three ways at once and gradually, drawn and saved."""
+"""A ConvNet on scikit-learn's digits: pruned to three patterns, in one shot and gradually."""
 
 import os
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import jaxprune as jp
 
-WAYS = {
+PATTERNS = {
     "unstructured": [jp.Unstructured(sparsity) for sparsity in (0.5, 0.8, 0.9, 0.95)],
     "channels": [jp.Channels(sparsity) for sparsity in (0.25, 0.5, 0.75)],
     "2:4": [jp.NM(2, 4, axis="input")],
@@ -53,26 +53,40 @@ def main():
 
     right = jax.jit(lambda p: jnp.mean(nnx.merge(graph, p)(x[1400:]).argmax(-1) == y[1400:]))
     dense = train(start, optax.adam(1e-3), 300, "training")
-    print(f"A ConvNet of {jp.report(dense).all.total:,} parameters: {right(dense):.1%} right.")
+    print(f"A ConvNet of {jp.report(dense).all.total:,} parameters: {right(dense):.1%} correct.")
     print("\npattern       zeros  one-shot  gradual")
-    ax = plt.figure(figsize=(6.4, 4), layout="constrained").subplots()
-    for name, specs in WAYS.items():
-        found = []
+    results = {}
+    for name, specs in PATTERNS.items():
+        rows = []
         for spec in specs:
             rules = {"conv1": None, "head": None, "*": spec}  # first and last layer stay dense
             once, _ = jp.prune(dense, rules)
             tx = jp.sparsify(optax.adam(1e-3), rules, schedule=jp.gradual(0, 150, 15))
             slowly = train(dense, tx, 200, f"{name}, gradually")
-            found.append((jp.report(once).all.sparsity, right(once), right(slowly)))
-            print("{:12} {:6.1%} {:9.1%} {:8.1%}".format(name, *found[-1]))
-        zeros, *both = np.array(found).T
-        ax.plot(zeros, np.array(both).T, "o-", label=[f"{name}, one-shot", f"{name}, gradual"])
-    ax.set(xlabel="zeros among all parameters", ylabel="right, of 397 test images")
-    ax.legend()
+            rows.append((jp.report(once).all.sparsity, right(once), right(slowly)))
+            print("{:12} {:6.1%} {:9.1%} {:8.1%}".format(name, *rows[-1]))
+        results[name] = 100 * np.array(rows)
     os.makedirs("demo", exist_ok=True)
-    ax.figure.savefig("demo/accuracy.png", dpi=150)
+    draw(results, 100 * right(dense)).savefig("demo/accuracy.png", dpi=150, bbox_inches="tight")
     np.savez("demo/net.npz", **traverse_util.flatten_dict(nnx.to_pure_dict(dense), sep="/"))
     print("\nSaved: demo/net.npz, the dense network, and demo/accuracy.png.")
+
+
+def draw(results, dense):
+    """Accuracy against zeros: a panel for each pattern, so that no series hides another."""
+    widths = {"width_ratios": [2, 2, 1]}
+    figure, panels = plt.subplots(1, 3, figsize=(9, 3.6), sharey=True, gridspec_kw=widths)
+    for ax, (name, rows) in zip(panels, results.items(), strict=True):
+        zeros, once, slowly = rows.T
+        ax.axhline(dense, color="gray", ls="--", label=f"dense: {dense:.1f} %")
+        ax.plot(zeros, once, "s-", color="C1", label="pruned in one shot")
+        ax.plot(zeros, slowly, "o-", color="C0", label="pruned gradually")
+        ax.set(title=name, xlabel="zeros, % of all parameters", ylim=(0, 100))
+        ax.grid(axis="y", alpha=0.3)
+    panels[0].set_ylabel("correct, % of 397 test images")
+    panels[0].legend(fontsize="small")
+    panels[2].set(xlim=(40, 60), xlabel="zeros, %")
+    return figure
 
 
 if __name__ == "__main__":

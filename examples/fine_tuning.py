@@ -1,4 +1,4 @@
-"""Prune a trained network once, then fine-tune what is left with the mask held still."""
+"""Prune a trained network once, then fine-tune it with a fixed mask."""
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,8 @@ def main():
     images, labels = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
 
     def loss(params, batch):
-        found = logits(params, images[batch])
-        return optax.softmax_cross_entropy_with_integer_labels(found, labels[batch]).mean()
+        outputs = logits(params, images[batch])
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, labels[batch]).mean()
 
     def train(params, tx):
         @jax.jit
@@ -45,28 +45,28 @@ def main():
 
     adam = optax.adam(3e-3)
     dense = train(start(), adam)
-    print(f"dense: {accuracy(dense):.1%}\n\nat 95 % zeros    pruned  fine-tuned")
+    print(f"dense: {accuracy(dense):.1%}\n\nat 95 % zeros     pruned  fine-tuned")
 
     def fisher(example):
         return jp.importance(dense, jp.Fisher(jax.grad(loss)(dense, example[None])))
 
-    each = jax.jit(jax.vmap(fisher))(np.arange(1400))  # of every image alone, and then their mean
+    per_image = jax.jit(jax.vmap(fisher))(np.arange(1400))
     by_magnitude = jp.importance(dense, jp.L1())
-    by_fisher = jax.tree.map(lambda scores: scores.mean(0), each)
-    alike, shared = jp.Unstructured(0.95), jp.Unstructured(0.95, per="global")
+    by_fisher = jax.tree.map(lambda scores: scores.mean(0), per_image)
+    per_leaf, shared = jp.Unstructured(0.95), jp.Unstructured(0.95, per="global")
     ways = {
-        "L1, alike": (by_magnitude, alike),
-        "L1, shared": (by_magnitude, shared),
-        "Fisher, alike": (by_fisher, alike),
-        "Fisher, shared": (by_fisher, shared),
+        "L1, per leaf": (by_magnitude, per_leaf),
+        "L1, global": (by_magnitude, shared),
+        "Fisher, per leaf": (by_fisher, per_leaf),
+        "Fisher, global": (by_fisher, shared),
     }
     for name, (scores, spec) in ways.items():
         mask = jp.make_mask(scores, spec)
         pruned = jp.apply_mask(dense, mask)
         tuned = train(pruned, optax.chain(adam, jp.keep_mask(mask)))
-        assert jp.report(tuned, mask).stray == 0  # not one zero has moved
-        print(f"{name:15} {accuracy(pruned):7.1%} {accuracy(tuned):11.1%}")
-    print("\nMagnitudes of different layers do not compare, and what they do to the loss does.")
+        assert jp.report(tuned, mask).stray == 0  # every pruned weight is still zero
+        print(f"{name:16} {accuracy(pruned):7.1%} {accuracy(tuned):11.1%}")
+    print("\nMagnitudes are not comparable between layers; Fisher scores are.")
 
 
 if __name__ == "__main__":

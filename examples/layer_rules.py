@@ -1,4 +1,4 @@
-"""A rule for each kind of layer, checked before it runs; then one budget, shared out by shape."""
+"""Rules for different layers, with a dry run, and one budget shared out by the layers' shapes."""
 
 import re
 
@@ -10,7 +10,7 @@ import jaxprune as jp
 
 
 class Tagger(nn.Module):
-    """Reads tokens, lets them attend to each other once, and names a class for each."""
+    """Classifies each token after one attention layer and one MLP."""
 
     @nn.compact
     def __call__(self, tokens):
@@ -21,11 +21,11 @@ class Tagger(nn.Module):
 
 
 RULES = {
-    "head": None,  # small, and it decides: leave it dense
-    # These kernels are [in, heads, head_dim]: their input axis is 0, and not "input", which is -2.
+    "head": None,  # small and sensitive, so it stays dense
+    # These kernels are [in, heads, head_dim], so their input axis is 0.
     re.compile("attention/(query|key|value)"): jp.NM(2, 4, axis=0),
     "up": jp.Columns(0.25),  # whole hidden units
-    "*": jp.Unstructured(0.8),  # whatever is left
+    "*": jp.Unstructured(0.8),  # all other weights
 }
 
 
@@ -37,13 +37,13 @@ def main():
     print(jp.plan(params, RULES))
 
     pruned, mask = jp.prune(params, RULES)
-    print("\nThe same rules carried out. (N:M patterns are looked for along the last two axes.)\n")
+    print("\nThe result. (The report looks for N:M patterns along the last two axes only.)\n")
     print(jp.report(pruned, mask))
 
-    # Erdős–Rényi-kernel: of one budget, large layers lose a larger part than small ones.
+    # Erdős–Rényi-kernel (ERK): large layers become sparser than small ones.
     sparsities = jp.allocate(params, 0.9, "erk", overrides={"head": 0.5})
     pruned, mask = jp.prune(params, sparsities)
-    print("\nOne budget of 90 %, shared out by the layers' shapes, the head held at 50 %.\n")
+    print("\n90 % in total, shared out by ERK, with the head fixed at 50 %.\n")
     print(jp.report(pruned, mask))
 
 

@@ -1,4 +1,4 @@
-"""Lottery tickets: small networks, found in a large one and trained again, in three ways."""
+"""Lottery tickets: prune a trained network, rewind it in one of three ways, and train it again."""
 
 import itertools
 
@@ -34,12 +34,12 @@ def main():
     batches = jnp.asarray(np.random.default_rng(0).integers(0, 1400, (STEPS, 128)))
 
     def loss(params, batch):
-        found = logits(params, images[batch])
-        return optax.softmax_cross_entropy_with_integer_labels(found, labels[batch]).mean()
+        outputs = logits(params, images[batch])
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, labels[batch]).mean()
 
     @jax.jit
     def train_between(params, mask, begin, end):
-        # The count of updates decides the batch and the learning rate: this is what rewinds.
+        # The number of the update sets the batch and the learning rate, so rewinding repeats both.
         rate = optax.cosine_decay_schedule(3e-3, STEPS)
         tx = optax.chain(optax.adam(lambda count: rate(begin + count)), jp.keep_mask(mask))
 
@@ -54,16 +54,16 @@ def main():
         return train_between(params, mask, steps.start, steps.stop)
 
     ways = {
-        "to the first weights": {},
-        "to those of update 20": {"to": 20},
-        "the learning rate alone": {"to": 20, "rewind": "rate"},
+        "to the initial weights": {},
+        "to the weights after update 20": {"to": 20},
+        "only the learning rate": {"to": 20, "rewind": "rate"},
     }
     for name, how in ways.items():
         print(f"rewound: {name}")
         for ticket in jp.lottery_tickets(train, start(), 0.95, steps=STEPS, rounds=ROUNDS, **how):
-            right = logits(ticket.trained, images[1400:]).argmax(-1) == labels[1400:]
+            correct = logits(ticket.trained, images[1400:]).argmax(-1) == labels[1400:]
             kept = jp.report(ticket.params, ticket.mask).pruned.density
-            print(f"  round {ticket.round}: {kept:6.1%} kept, {right.mean():.1%} right")
+            print(f"  round {ticket.round}: {kept:6.1%} kept, {correct.mean():.1%} correct")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Magnitude pruning of one layer, Dense(16 -> 8): scores, two masks, and what they leave of it."""
+"""Magnitude pruning of one layer, Dense(16 -> 8): scores, two masks, and the pruned layer."""
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ def main():
     inputs = jax.random.normal(jax.random.key(1), (256, 16))
     params = layer.init(jax.random.key(0), inputs)["params"]
     kernel = params["kernel"]  # 16 inputs x 8 outputs
-    print(f"Dense(16 -> 8): a kernel of {kernel.size} weights, and a bias that stays as it is.\n")
+    print(f"Dense(16 -> 8): a kernel of {kernel.size} weights, and a bias that stays dense.\n")
 
     print("1. Scores: how important is each weight?\n")
     print("   metric     min     max    mean  median     std")
@@ -22,18 +22,18 @@ def main():
     best = jp.top_scores(jp.importance(params, jp.L1()), 1)[0]
     print(f"   The largest weight is {best.path}{list(best.index)}: |w| = {best.score:.4f}.\n")
 
-    print("2. Masks: which weights stay?\n")
+    print("2. Masks: which weights are kept?\n")
     scores = jp.importance(params, jp.L1())
     half = jp.make_mask(scores, jp.Unstructured(0.5))
     two_of_four = jp.make_mask(scores, jp.NM(2, 4, axis="input"))
     draw(half["kernel"], two_of_four["kernel"])
 
-    # The kernel's inputs run down the page: cut them into groups of 4, and count in each.
+    # Inputs are axis 0: count the kept weights in each group of 4 along it.
     kept = two_of_four["kernel"].reshape(4, 4, 8).sum(axis=1)
     assert (kept == 2).all(), "a group does not keep exactly 2"
     print(f"   Group check: each of the {kept.size} groups of 4 on the right keeps exactly 2.\n")
 
-    print("3. Applied: what is left?\n")
+    print("3. Result: what changes?\n")
     print("   variant           nonzero  sparsity  magnitude kept  output error  pattern found")
     print("   " + "-" * 82)
     dense = layer.apply({"params": params}, inputs)
@@ -50,8 +50,8 @@ def main():
             f"   {name:17} {row.count.nonzero:3} / {row.count.total} {row.count.sparsity:9.1%}"
             f" {magnitude:15.1%} {error / jnp.linalg.norm(dense):13.1%}  {row.pattern}"
         )
-    print("\n   Nothing was trained after the cut: fine-tuning would start at this output error.")
-    print("   A mask by itself makes nothing smaller or faster: the arrays have their old shapes.")
+    print("\n   Not trained after pruning: fine-tuning would start from this output error.")
+    print("   A mask by itself makes nothing smaller or faster: the arrays keep their shapes.")
 
 
 def draw(left, right):

@@ -1,4 +1,4 @@
-"""Which layer can lose most? Measure it, share one budget out by it, and compare in one shot."""
+"""Measure how much pruning each layer tolerates, and share out one budget accordingly."""
 
 import jax
 import jax.numpy as jnp
@@ -33,18 +33,18 @@ def main():
     start = MODEL.init(jax.random.key(0), images[:1])
     params = train(start, np.random.default_rng(0).integers(0, 1400, (300, 128)))
 
-    # Every layer alone, at every sparsity, on the training images: one compiled program.
+    # One layer at a time, at every sparsity, on the training images: one compiled program.
     sparsities = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98]
     measured = jp.sensitivity(lambda p: loss(p, np.arange(1400)), params, sparsities)
     print(measured)
 
-    print("\nheld-out loss after one shot\n\nsparsity   equal     ERK  measured")
+    print("\nheld-out loss after one-shot pruning\n\nsparsity   equal     ERK  measured")
     for sparsity in (0.6, 0.7, 0.8, 0.9):
-        found = []
+        losses = []
         for method in ("uniform", "erk", measured):
             pruned, _ = jp.prune(params, jp.allocate(params, sparsity, method))
-            found.append(float(loss(pruned, np.arange(1400, len(labels)))))
-        print("{:8} {:7.3f} {:7.3f} {:9.3f}".format(sparsity, *found))
+            losses.append(float(loss(pruned, np.arange(1400, len(labels)))))
+        print("{:8} {:7.3f} {:7.3f} {:9.3f}".format(sparsity, *losses))
 
 
 if __name__ == "__main__":

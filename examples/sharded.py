@@ -1,8 +1,8 @@
-"""A kernel spread over eight devices gets the mask that it gets on one."""
+"""A kernel that is sharded over eight devices gets the same mask as on one device."""
 
 import os
 
-# Eight devices on any machine; JAX reads this when it starts, so it comes before the import.
+# Simulates eight devices. JAX reads these variables when it is imported, so they come first.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -28,9 +28,9 @@ def main():
             assert together.sharding.is_equivalent_to(spread.sharding, together.ndim)
             assert pruned.sharding.is_equivalent_to(spread.sharding, pruned.ndim)
             assert jnp.array_equal(jax.device_get(alone), jax.device_get(together))
-            print(f"  {spec}: {int(together.sum()):,} of {kernel.size:,} kept, the same ones")
+            print(f"  {spec}: {int(together.sum()):,} of {kernel.size:,} kept, same mask")
 
-    # What each device would have kept by itself: not the mask that was asked for.
+    # If each device pruned its own shard, each shard would have its own budget.
     shards = [jax.device_put(shard.data, jax.devices()[0]) for shard in spread.addressable_shards]
     by_itself = [jp.prune(shard, 0.9)[1] for shard in shards]
     _, together = jp.prune(spread, 0.9)
@@ -38,7 +38,7 @@ def main():
         int((jax.device_get(shard.data) != jax.device_get(own)).sum())
         for shard, own in zip(together.addressable_shards, by_itself, strict=True)
     )
-    print(f"Had each device pruned by itself, {differ:,} weights would have gone the other way.")
+    print(f"If each device pruned its own shard, {differ:,} mask entries would differ.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Ways to train a sparse network, side by side: an MLP on scikit-learn's digits, at 95 %.
+"""Methods to train a sparse network, side by side: an MLP on scikit-learn's digits at 95 %.
 
-`python -m benchmarks.proof` has all of them, on more data, over seeds.
+`python -m benchmarks.proof` compares more methods, on more data, with several seeds.
 """
 
 import argparse
@@ -19,11 +19,11 @@ TRAIN, TEST = np.split(np.random.default_rng(0).permutation(len(LABELS)), [1400]
 MODEL = nn.Sequential([nn.Dense(300), nn.relu, nn.Dense(100), nn.relu, nn.Dense(10)])
 
 
-def train(params, tx, steps, see=lambda params: params):
-    """Any Optax loop: the methods differ in `tx`, or in what the loss sees of the weights."""
+def train(params, tx, steps, forward=lambda params: params):
+    """An ordinary Optax loop. The methods differ in `tx`, or in the weights of the forward pass."""
 
     def loss(params, batch):
-        logits, labels = MODEL.apply(see(params), IMAGES[batch] / 16), LABELS[batch].astype(int)
+        logits, labels = MODEL.apply(forward(params), IMAGES[batch] / 16), LABELS[batch].astype(int)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     @jax.jit
@@ -44,7 +44,7 @@ def main():
     steps = parser.parse_args().steps
     part = max(steps // 10, 1)
     params, adam = MODEL.init(jax.random.key(0), IMAGES), optax.adam(2e-3)
-    spec = jp.allocate(params, 0.95, "erk")  # small layers stay denser
+    spec = jp.allocate(params, 0.95, "erk")  # small layers stay denser than large ones
     random = jp.make_mask(jp.importance(params, jp.Random(jax.random.key(1))), spec)
 
     def sparse(schedule, **how):
@@ -57,7 +57,7 @@ def main():
     moving = jp.constant(often, 7 * part, often)
     phases = jp.periodic(part, 7 * part, sparse=part, dense=part)
     through = train(params, adam, steps, lambda p: jp.straight_through(p, spec, decay=2e-4))
-    found = {
+    results = {
         "dense": dense,
         "one-shot": pruned,
         "and fine-tuned": train(pruned, optax.chain(adam, jp.keep_mask(mask)), steps),
@@ -68,10 +68,10 @@ def main():
         "AC/DC": sparse(phases, rule=jp.acdc()),
         "SR-STE": jp.prune(through, spec)[0],
     }
-    for name, trained in found.items():
-        right = MODEL.apply(trained, IMAGES[TEST] / 16).argmax(-1) == LABELS[TEST]
+    for name, trained in results.items():
+        correct = MODEL.apply(trained, IMAGES[TEST] / 16).argmax(-1) == LABELS[TEST]
         zeros = jp.report(trained).pruned.sparsity
-        print(f"{name:16} {100 * right.mean():6.2f} % right, {zeros:6.2%} zeros")
+        print(f"{name:16} {100 * correct.mean():6.2f} % correct, {zeros:6.2%} zeros")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""2:4 by training dense weights behind a sparse forward pass: STE and SR-STE, and one shot."""
+"""2:4 in one shot, and by training with a sparse forward pass (STE, SR-STE)."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 import jaxprune as jp
 
-STEPS, SPEC = 300, jp.NM(2, 4, axis="input")  # groups along the inputs, as sparse hardware wants
+STEPS, SPEC = 300, jp.NM(2, 4, axis="input")  # groups along the inputs, for sparse tensor cores
 
 
 def start():
@@ -28,11 +28,11 @@ def main():
     tx = optax.adam(3e-3)
 
     def train(forward):
-        """Trains dense weights, of which the model sees what `forward` makes of them."""
+        """Trains dense weights; the forward pass uses `forward(params)`."""
 
         def loss(params, batch):
-            found = logits(forward(params), images[batch])
-            return optax.softmax_cross_entropy_with_integer_labels(found, labels[batch]).mean()
+            outputs = logits(forward(params), images[batch])
+            return optax.softmax_cross_entropy_with_integer_labels(outputs, labels[batch]).mean()
 
         def update(carry, batch):
             params, state = carry
@@ -54,7 +54,7 @@ def main():
             jnp.mean(logits(params, images[1400:]).argmax(-1) == labels[1400:])
             for params in (trained, pruned)
         )
-        print(f"{name:25} {dense:.1%} right, {sparse:.1%} when pruned to {patterns}")
+        print(f"{name:25} {dense:.1%} correct, {sparse:.1%} when pruned to {patterns}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Shows what was saved: tables in Markdown, and a picture.
 
-python -m benchmarks.proof.show mlp.json conv.json text.json --picture docs/results.svg
+python -m benchmarks.proof.show mlp.json conv.json text.json --picture docs/results.svg \\
+    --summary docs/pictures/accuracy.svg
 """
 
 import argparse
@@ -9,8 +10,9 @@ import pathlib
 
 import numpy as np
 
-_TITLES = {"mlp": "MLP on digits", "conv": "ConvNet on digits", "text": "Transformer on text"}
-# Okabe and Ito's colours, which everyone can tell apart, and a shape besides.
+_TITLES = {"mlp": "MLP, digits", "conv": "ConvNet, digits", "text": "Transformer, text"}
+_LABELS = {"% right": "% correct", "nats a character": "loss, nats a character"}  # of the axes
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and a marker besides.
 _STYLES = {
     "one-shot": ("#999999", "x"),
     "fine-tuned": ("#56B4E9", "^"),
@@ -23,7 +25,7 @@ _STYLES = {
     "RigL": ("#D55E00", "s"),
     "AC/DC": ("#009E73", "D"),
 }
-_ROWS = {
+_COLUMNS = {
     "from dense to sparse": (
         "one-shot",
         "fine-tuned",
@@ -32,24 +34,26 @@ _ROWS = {
         "gradual",
         "gradual, global",
     ),
-    "sparse from the start,\nor every now and then": ("static", "SET", "RigL", "AC/DC", "gradual"),
+    "sparse during training": ("static", "SET", "RigL", "AC/DC", "gradual"),
 }
-_INK = "#7f7f7f"  # can be read on white and on black
+_SUMMARY = ("one-shot", "RigL", "gradual, global")
+_INK = "#7f7f7f"  # readable on white and on black
+_WIDTH = 7.2  # inches; at the width of a page 9 points are then 12 pixels
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=pathlib.Path, nargs="+")
-    parser.add_argument(
-        "--picture", type=pathlib.Path, help="of each model's first file; needs matplotlib"
-    )
+    parser.add_argument("--picture", type=pathlib.Path, help="every method; needs matplotlib")
+    parser.add_argument("--summary", type=pathlib.Path, help="three methods on the digits")
     options = parser.parse_args()
     results = [json.loads(path.read_text()) for path in options.files]
     print("\n\n".join(map(_table, results)))
-    if options.picture:
-        first = {result["model"]: result for result in reversed(results)}  # of each model
-        drawn = [first[model] for model in _TITLES if model in first]
-        _picture(drawn).savefig(options.picture, transparent=True, metadata={"Date": None})
+    first = {result["model"]: result for result in reversed(results)}  # of each model
+    drawn = [first[model] for model in _TITLES if model in first]
+    for path, picture in ((options.picture, _picture), (options.summary, _summary)):
+        if path:
+            picture(drawn).savefig(path, transparent=True, metadata={"Date": None})
 
 
 def _table(result):
@@ -74,7 +78,8 @@ def _cell(found, digits):
     return f"{np.mean(found):.{digits}f} ± {np.ptp(found) / 2:.{digits}f}"
 
 
-def _picture(results):
+def _figure(*shape, height, **options):
+    """A figure and its axes, in a style that is readable on a light and on a dark page."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
@@ -82,31 +87,61 @@ def _picture(results):
         {"svg.fonttype": "none", "svg.hashsalt": "jaxprune", "font.size": 9, "text.color": _INK}
         | {f"{name}.color": _INK for name in ("xtick", "ytick")}
         | {"axes.labelcolor": _INK, "axes.edgecolor": _INK, "axes.titlecolor": _INK}
-        | {"axes.spines.top": False, "axes.spines.right": False}
+        | {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
     )
-    size = (3.1 * len(results) + 1.6, 5.6)
-    figure, grid = plt.subplots(
-        2, len(results), figsize=size, sharex="col", sharey="col", squeeze=False, layout="tight"
-    )
-    for column, result in zip(grid.T, results, strict=True):
-        column[0].set_title(_TITLES[result["model"]])
-        column[1].set_xlabel("sparsity")
-        for axes, names in zip(column, _ROWS.values(), strict=True):
-            _panel(axes, result, names)
-    for axes, title in zip(grid[:, -1], _ROWS, strict=True):
+    size = (_WIDTH, height)
+    return plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained", **options)
+
+
+def _picture(results):
+    """Every method: a row for each model, a column for each family of methods."""
+    figure, grid = _figure(len(results), 2, height=2.1 * len(results) + 1.2, sharey="row")
+    for row, result in zip(grid, results, strict=True):
+        for axes, names in zip(row, _COLUMNS.values(), strict=True):
+            _lines(axes, result, names)
+            axes.set_title(_TITLES[result["model"]])
+        row[0].set_ylabel(_label(result))
+        # One-shot pruning falls too far to be drawn to scale with the rest: it leaves the panel.
+        found = [
+            np.mean(each["found"])
+            for each in result["rows"]
+            if each["method"] in ("dense", *_STYLES) and each["method"] != "one-shot"
+        ]
+        room = 0.08 * np.ptp(found)
+        row[0].set_ylim(min(found) - room, max(found) + room)
+        row[0].yaxis.set_inverted(not result["higher_is_better"])  # better is up in every panel
+    for axes, title in zip(grid[0], _COLUMNS, strict=True):
         handles, labels = axes.get_legend_handles_labels()
-        place = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
-        axes.legend(handles, labels, title=title, frameon=False, **place)
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.12), "ncols": 3}
+        spacing = {"columnspacing": 1.0, "handlelength": 1.8, "handletextpad": 0.5}
+        axes.legend(handles, labels, title=title, frameon=False, **place, **spacing)
+    for axes in grid[-1]:
+        axes.set_xlabel("sparsity")
     return figure
 
 
-def _panel(axes, result, names):
-    """A line for each method over the sparsities, which lie by the logarithm of what is kept."""
+def _summary(results):
+    """Accuracy against sparsity for three methods, of the models that classify."""
+    results = [result for result in results if result["higher_is_better"]]
+    figure, (row,) = _figure(1, len(results), height=2.7, sharey=True)
+    for axes, result in zip(row, results, strict=True):
+        _lines(axes, result, _SUMMARY)
+        axes.set(title=_TITLES[result["model"]], xlabel="sparsity", ylim=(0, 100))
+    row[0].set_ylabel(_label(results[0]))
+    row[0].legend(frameon=False, loc="lower left")
+    return figure
+
+
+def _label(result):
+    return _LABELS.get(result["unit"], result["unit"])
+
+
+def _lines(axes, result, names):
+    """A line and a band for each method; sparsities are spaced by the logarithm of what is kept."""
     found = {(row["method"], row["sparsity"]): row["found"] for row in result["rows"]}
     sparsities = sorted({sparsity for _, sparsity in found if sparsity})
     places = [-np.log(1 - sparsity) for sparsity in sparsities]
-    dense = np.mean(found["dense", 0.0])
-    axes.axhline(dense, color=_INK, lw=1, ls="--", label="dense")
+    axes.axhline(np.mean(found["dense", 0.0]), color=_INK, lw=1, ls="--", label="dense")
     for name in names:
         each = np.array([found[name, sparsity] for sparsity in sparsities])
         color, marker = _STYLES[name]
@@ -114,12 +149,6 @@ def _panel(axes, result, names):
         axes.fill_between(places, each.min(1), each.max(1), color=color, alpha=0.2, lw=0)
     axes.set_xticks(places, [f"{100 * sparsity:.0f} %" for sparsity in sparsities])
     axes.grid(axis="y", color=_INK, alpha=0.25, lw=0.6)
-    axes.set_ylabel(result["unit"])
-    # One-shot falls so deep that all else would be a line: it leaves the picture.
-    rest = [np.mean(v) for (name, _), v in found.items() if name in _STYLES and name != "one-shot"]
-    room = 0.08 * (max(rest) - min(rest))
-    axes.set_ylim(min(*rest, dense) - room, max(*rest, dense) + room)
-    axes.yaxis.set_inverted(not result["higher_is_better"])  # better is up in every panel
 
 
 if __name__ == "__main__":
