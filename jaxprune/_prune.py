@@ -144,7 +144,9 @@ def mask_from_zeros(params: Any, *, where: Where = is_weight) -> Any:
 
 
 def _zeroed(weights: Any, kept: Any) -> jax.Array:
-    if is_host_array(weights) and is_host_array(kept):
+    weights = as_array(weights)
+    # NumPy does not know weak types.
+    if is_host_array(weights) and is_host_array(kept) and not weights.weak_type:
         return from_host(host.zeroed(np.asarray(weights), np.asarray(kept)), weights)
     return _zeroed_compiled(weights, kept)
 
