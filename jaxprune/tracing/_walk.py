@@ -241,9 +241,10 @@ class _Walk:
             return [None]
         value = operands[0] or ()
         if reading.picked is None:
-            shape, name = _jax.shape_of(equation.outvars[0]), equation.primitive.name
-            return [_values.looked_up(value, reading.behind, shape, name)]
-        picks = [Pick(axis, place.where, *index) for axis, index in reading.picked]
+            out, name = _jax.shape_of(equation.outvars[0]), equation.primitive.name
+            return [_values.looked_up(value, reading.behind, out, name)]
+        shape = _jax.shape_of(equation.invars[0])
+        picks = [Pick(axis, shape[axis], place.where, *index) for axis, index in reading.picked]
         return [_values.moved(_values.picked(value, picks), reading.moves)]
 
     # --- loops and branches
