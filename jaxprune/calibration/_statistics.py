@@ -7,12 +7,13 @@ Everything is summed in float32 at the highest precision, whatever the model com
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 from jaxprune.tracing import _jax
 from jaxprune.tracing._readings import Roles
@@ -29,7 +30,10 @@ def squares(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
         return _convolved_squares(met, operands)
     if sizes is not None:
         return jnp.einsum("pb,pi->bi", _members(x, sizes), x * x, precision=_EXACT)
-    return jnp.sum(_rows(roles, x) ** 2, axis=1)
+    batch, rest, into = _ordered_dims(roles, x)
+    x = jnp.transpose(x, (*batch, *rest, *into))
+    sums = jnp.sum(x * x, axis=tuple(range(len(batch), len(batch) + len(rest))))
+    return _everywhere(sums).reshape(_size(x, range(len(batch))), -1)
 
 
 def gram(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
@@ -38,8 +42,19 @@ def gram(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
     sizes = _jax.group_sizes(equation, operands)
     if sizes is not None:
         return jnp.einsum("pb,pi,pj->bij", _members(x, sizes), x, x, precision=_EXACT)
-    rows = _patches(met, operands) if met.use == "convolution" else _rows(roles, x)
-    return jnp.einsum("bpi,bpj->bij", rows, rows, precision=_EXACT)
+    if met.use == "convolution":
+        rows = _patches(met, operands)
+        return jnp.einsum("bpi,bpj->bij", rows, rows, precision=_EXACT)
+    batch, rest, into = _ordered_dims(roles, x)
+    # Positions and inputs stay as many axes as they are: joined, they could not stay sharded.
+    found = lax.dot_general(
+        x, x, ((rest, rest), (batch, batch)), precision=_EXACT, out_sharding=_sharding(x)
+    )
+    count, size = _size(x, batch), _size(x, into)
+    left = [k for k in range(x.ndim) if k in into]
+    order = [len(batch) + left.index(k) for k in into]
+    twice = (*range(len(batch)), *order, *(len(into) + k for k in order))
+    return jnp.transpose(found, twice).reshape(count, size, size)
 
 
 def _read(met: Met, operands: Sequence[jax.Array]) -> tuple[JaxprEqn, Roles, jax.Array]:
@@ -48,15 +63,25 @@ def _read(met: Met, operands: Sequence[jax.Array]) -> tuple[JaxprEqn, Roles, jax
     return met.place.equations[-1], met.roles, x
 
 
-def _rows(roles: Roles, x: jax.Array) -> jax.Array:
-    """What a product multiplies a leaf with, [batch, positions, in]."""
+def _ordered_dims(roles: Roles, x: jax.Array) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    """The dimensions of what a product multiplies a leaf with: batch, positions, inputs."""
     met = (*roles.other_batch, *roles.other_input)
-    rest = tuple(k for k in range(x.ndim) if k not in met)
-    batch, into = (
-        math.prod(x.shape[k] for k in dims) for dims in (roles.other_batch, roles.other_input)
-    )
-    ordered = jnp.transpose(x, (*roles.other_batch, *rest, *roles.other_input))
-    return ordered.reshape(batch, -1, into)
+    return roles.other_batch, [k for k in range(x.ndim) if k not in met], roles.other_input
+
+
+def _size(x: jax.Array, dims: Iterable[int]) -> int:
+    return math.prod(x.shape[k] for k in dims)
+
+
+def _sharding(x: jax.Array) -> NamedSharding | None:
+    """Where a statistic of `x` lies: on all devices, where the program itself says so of arrays."""
+    mesh = jax.typeof(x).sharding.mesh
+    return NamedSharding(mesh, PartitionSpec()) if AxisType.Explicit in mesh.axis_types else None
+
+
+def _everywhere(x: jax.Array) -> jax.Array:
+    sharding = _sharding(x)
+    return x if sharding is None else reshard(x, sharding)
 
 
 def _members(x: jax.Array, sizes: jax.Array) -> jax.Array:

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxprune as jp
 from jaxprune.calibration import _statistics
@@ -275,6 +277,35 @@ def test_gradients_lie_in_the_span_of_the_activations_of(name):
         assert np.abs(grads @ unreached).max() <= 0.03 * np.abs(grads).max(), path
         narrower += bool(unreached.any())
     assert narrower
+
+
+# --- many devices -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
+def test_sharded_params_and_batches_give_the_same(axis_type):
+    """Data over four devices, heads over two, layers by a scan: sums up to their order."""
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType[axis_type],) * 2)
+    params = {"heads": normal(8, 2, 4), "layers": normal(3, 8, 8), "out": normal(2, 4, 8)}
+    layouts = {"heads": P(None, "y"), "layers": P(), "out": P("y")}
+    over = P("x") if axis_type == "Explicit" else None
+
+    def f(p, x):
+        def layer(x, w):
+            return jnp.tanh(jnp.einsum("btd,df->btf", x, w, out_sharding=over)), None
+
+        h = jnp.einsum("btd,dhk->bthk", x, p["heads"])
+        x = jnp.einsum("bthk,hkd->btd", h, p["out"], out_sharding=over)
+        return lax.scan(layer, x, p["layers"])[0]
+
+    x = normal(8, 5, 8)
+    with jax.set_mesh(mesh):
+        spread = {k: jax.device_put(v, NamedSharding(mesh, layouts[k])) for k, v in params.items()}
+        sharded = both(f, spread, (jax.device_put(x, NamedSharding(mesh, P("x"))),))
+    over = None
+    for one, other in zip(sharded, both(f, params, (x,)), strict=True):
+        for path in one:
+            np.testing.assert_allclose(one[path], other[path], rtol=1e-4, atol=1e-3)
 
 
 # --- stats, and errors --------------------------------------------------------------------------
