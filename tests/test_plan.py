@@ -57,9 +57,7 @@ floors = st.integers(0, 9)
 
 
 @settings(max_examples=40)
-@given(
-    sparsity=sparsities, per=st.sampled_from(["leaf", 0, 1, -1]), floor=floors
-)
+@given(sparsity=sparsities, per=st.sampled_from(["leaf", 0, 1, -1]), floor=floors)
 def test_unstructured(sparsity, per, floor):
     agree(PARAMS, jp.Unstructured(sparsity, per=per, min_nonzero=min(floor, 4)))
 

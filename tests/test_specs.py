@@ -119,13 +119,13 @@ class TestValue:
 
     def test_has_its_sparsity_and_nothing_else_as_data(self, value):
         # Of N:M, how many stay is what a schedule changes.
-        data = [getattr(value, name, None) for name in ("sparsity", "n")]
-        expected = [number for number in data if number is not None]
-        assert jax.tree.leaves(value) == expected
+        data = {name: getattr(value, name, None) for name in ("sparsity", "n")}
+        expected = {f".{name}": number for name, number in data.items() if number is not None}
+        assert jax.tree.leaves(value) == list(expected.values())
         keys = [
             jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(value)
         ]
-        assert keys == [".sparsity"] * len(expected)
+        assert keys == list(expected)
 
 
 def test_a_key_is_data_of_its_metric():

@@ -7,6 +7,7 @@ Tried on JAX 0.7.2, 0.10.2 and 0.12.0. Where they differ:
 - Inner jaxprs are closed (`ClosedJaxpr`) in most parameters; since 0.12 all are open.
 - `jnp.stack` and `jnp.tile` are primitives since 0.10; before, they were composed of others.
 - `composite` calls its jaxpr `jaxpr`; since 0.12 `call_jaxpr`.
+- Parameters to bind a primitive with come apart from its functions; since 0.10 in one dictionary.
 - The frames of an equation run back through the `jit` that traced it; since 0.12 they end there.
 """
 
@@ -86,6 +87,32 @@ def is_known(variable: Any) -> bool:
 def opened(jaxpr: AnyJaxpr) -> Jaxpr:
     """The jaxpr itself, without the values of its constants."""
     return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+
+
+def constants(jaxpr: AnyJaxpr) -> Sequence[Any]:
+    """The values of the jaxpr's constants."""
+    return getattr(jaxpr, "consts", ())
+
+
+def run(equation: JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
+    """The results of an equation for these operands."""
+    primitive = equation.primitive
+    bound = primitive.get_bind_params(equation.params)
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    with equation.ctx.manager:
+        out = primitive.bind(*functions, *operands, **params)
+    return out if primitive.multiple_results else [out]
+
+
+def convolution_options(equation: JaxprEqn) -> dict[str, Any]:
+    """The arguments of `lax.conv_general_dilated` that make this convolution."""
+    names = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers")
+    return {name: equation.params[name] for name in names}
+
+
+def group_sizes(equation: JaxprEqn, operands: Sequence[Any]) -> Any:
+    """How many rows each group of a ragged product has; None for any other equation."""
+    return operands[2] if equation.primitive.name == "ragged_dot_general" else None
 
 
 def live(jaxpr: Jaxpr, needed: Sequence[bool]) -> tuple[list[bool], set[Var]]:
@@ -368,7 +395,7 @@ def _scan(equation: JaxprEqn) -> Reading:
         constants, carry = params["num_consts"], params["num_carry"]
     else:
         constants, carry = (len(list(group)) for group in list(params["ft_in"].unpack())[:2])
-    return Scan(params["jaxpr"], constants, carry, int(params["length"]))
+    return Scan(params["jaxpr"], constants, carry, int(params["length"]), params["reverse"])
 
 
 def _while(equation: JaxprEqn) -> Reading:

@@ -197,12 +197,14 @@ class Pick:
 
     Attributes:
         axis: The dimension.
+        size: How many indices it had.
         equation: Where the equation stands that picks.
         operand: Which of its operands holds the index.
         component: Which component of that operand; None where it is a scalar.
     """
 
     axis: int
+    size: int
     equation: tuple[int, ...]
     operand: int
     component: int | None = None

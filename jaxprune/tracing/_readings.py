@@ -123,12 +123,14 @@ class Scan:
         constants: How many operands are constants.
         carry: How many operands are carried.
         length: How many turns.
+        reverse: Whether it begins with the last index.
     """
 
     jaxpr: AnyJaxpr
     constants: int
     carry: int
     length: int
+    reverse: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

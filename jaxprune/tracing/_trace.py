@@ -1,5 +1,6 @@
 """Reads from a function's program what it does with each of its parameters."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,8 +8,9 @@ import jax
 
 from jaxprune._errors import PruningError
 from jaxprune._text import shown
-from jaxprune._tree import is_array, leaves, rebuild
+from jaxprune._tree import Leaf, is_array, leaves, rebuild
 from jaxprune.tracing import _jax
+from jaxprune.tracing._readings import AnyJaxpr
 from jaxprune.tracing._uses import Uses, rows_of, use_of
 from jaxprune.tracing._walk import Met, walk
 
@@ -49,14 +51,43 @@ def trace(f: Callable[..., Any], params: Any, *inputs: Any) -> Uses:
         >>> [row.use for row in uses.rows]
         ['elementwise', 'lookup', 'product']
     """
-    everything = leaves((params, inputs))
-    arrays = [leaf.value for leaf in everything if is_array(leaf.value)]
+    program = read(f, params, *inputs)
+    uses = [
+        use_of(program.leaves[met.part.leaf], met, _jax.source(met.place.equations))
+        for met in program.met
+    ]
+    return Uses(program.leaves, rows_of(program.leaves, uses))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """A function as a program, and what its leaves meet there.
+
+    Attributes:
+        jaxpr: The program: (leaves, inputs) to results, all flat.
+        leaves: The leaves of the parameters that are arrays.
+        met: What they meet.
+    """
+
+    jaxpr: AnyJaxpr
+    leaves: tuple[Leaf, ...]
+    met: tuple[Met, ...]
+
+
+def arrays_of(params: Any, inputs: tuple[Any, ...]) -> list[Any]:
+    """The arguments of a program: the arrays of the parameters, then those of the inputs."""
+    return [leaf.value for leaf in leaves((params, inputs)) if is_array(leaf.value)]
+
+
+def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Program:
+    """Traces a function, as `trace` does, and reads the program."""
     found = tuple(leaf for leaf in leaves(params) if is_array(leaf.value))
     if not found:
         raise PruningError(
             f"expected params that hold arrays, got {shown(params)}: call "
             "trace(f, params, *inputs) with what f(params, *inputs) takes."
         )
+    everything = leaves((params, inputs))
 
     def flat(values: list[Any]) -> Any:
         rest = iter(values)
@@ -64,10 +95,9 @@ def trace(f: Callable[..., Any], params: Any, *inputs: Any) -> Uses:
         of_params, of_inputs = rebuild((params, inputs), whole)
         return f(of_params, *of_inputs)
 
-    shapes = [tuple(leaf.value.shape) for leaf in found]
-    met = _with_data(walk(jax.make_jaxpr(flat)(arrays), shapes))
-    uses = [use_of(found[m.part.leaf], m, _jax.source(m.place.equations)) for m in met]
-    return Uses(found, rows_of(found, uses))
+    jaxpr = jax.make_jaxpr(flat)(arrays_of(params, inputs))
+    met = walk(jaxpr, [tuple(leaf.value.shape) for leaf in found])
+    return Program(jaxpr, found, tuple(_with_data(met)))
 
 
 def _with_data(found: list[Met]) -> list[Met]:

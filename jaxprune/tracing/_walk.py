@@ -217,10 +217,11 @@ class _Walk:
             counted = self.counted(value)
             for part in value:
                 own = int(total * part.fill) if part in counted else 0
-                use = "opaque"
-                if roles is not None:
-                    use = "derived" if part.moves is None else reading.use
-                    use = use if roles.input else "elementwise"
+                use = reading.use if part.moves is not None else "derived"
+                if roles is None:
+                    use = "opaque"
+                elif not roles.input:
+                    use, own = "elementwise", 0
                 self.met.append(Met(part, use, place, k, roles, own, with_data))
         self.meet_all("opaque", [(), (), *operands[2:]], place)
         return [None if with_data else ()]
@@ -241,9 +242,10 @@ class _Walk:
             return [None]
         value = operands[0] or ()
         if reading.picked is None:
-            shape, name = _jax.shape_of(equation.outvars[0]), equation.primitive.name
-            return [_values.looked_up(value, reading.behind, shape, name)]
-        picks = [Pick(axis, place.where, *index) for axis, index in reading.picked]
+            out, name = _jax.shape_of(equation.outvars[0]), equation.primitive.name
+            return [_values.looked_up(value, reading.behind, out, name)]
+        shape = _jax.shape_of(equation.invars[0])
+        picks = [Pick(axis, shape[axis], place.where, *index) for axis, index in reading.picked]
         return [_values.moved(_values.picked(value, picks), reading.moves)]
 
     # --- loops and branches
@@ -279,6 +281,7 @@ class _Walk:
             return self.jaxpr(loop.body, [*of_body, *carry], [True] * len(carry), body)
 
         results = self.repeated(turn, operands[first_carry:], "while")
+        self.meet_all("opaque", stops, place)  # leaves that decide how often it turns
         if stops == [None]:
             # How often it turned depends on the inputs, and so does all that a turn changes.
             body = _jax.opened(loop.body)
@@ -311,6 +314,7 @@ class _Walk:
             self.jaxpr(jaxpr, operands[1:], needed, place.inside(number))
             for number, jaxpr in enumerate(cond.jaxprs)
         ]
+        self.meet_all("opaque", operands[:1], place)  # leaves that decide which branch runs
         out: list[Value] = []
         for values in zip(*results, strict=True):
             value = _values.joined(values, "cond")

@@ -206,7 +206,7 @@ def rms(x, scale):
 
 def attend(p, x):
     q = rotated(jnp.einsum("td,dhk->thk", x, p["q"]))
-    k, v = (jnp.einsum("td,dghk->gthk", x, p["kv"])[g] for g in range(2))
+    k, v = jnp.einsum("td,dghk->gthk", x, p["kv"])
     k, v = (jnp.repeat(each, q.shape[1] // each.shape[1], axis=1) for each in (rotated(k), v))
     weights = jnp.einsum("thk,shk->hts", q, k) / q.shape[-1] ** 0.5
     causal = jnp.tril(jnp.ones(weights.shape[1:], bool))

@@ -43,11 +43,22 @@ def test_sources_are_lines_of_the_model(name):
     assert {row.source.rpartition("/")[2].partition(":")[0] for row in uses.rows} == {"models.py"}
 
 
+def filled(model):
+    """The model's parameters with a value for everything."""
+    random = np.random.default_rng(0)
+
+    def value(leaf):
+        # Positive, so that no variance vanishes and no unit stays silent.
+        return random.uniform(0.1, 1, leaf.shape).astype(np.float32) if is_array(leaf) else leaf
+
+    return rebuild(model.params, [value(leaf.value) for leaf in leaves(model.params)])
+
+
 def gradients(model, losses):
     """For each leaf its gradients for random losses, all linear in the model's output."""
-    whole = leaves(model.params)
+    whole = leaves(filled(model))
     places = [k for k, leaf in enumerate(whole) if is_array(leaf.value)]
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(1)
 
     def outputs(arrays):
         values = [leaf.value for leaf in whole]
@@ -60,11 +71,13 @@ def gradients(model, losses):
         seeds = random.normal(size=(losses, *out.shape)).astype(np.float32)
         return [back(seed)[0] for seed in seeds]
 
-    # Positive, so that a norm's variance and a unit's activity are none to be lost.
-    arrays = [random.uniform(0.1, 1, whole[k].value.shape).astype(np.float32) for k in places]
-    # It runs once: compiling it well would take longer than it runs.
-    found = jax.jit(all_of, compiler_options={"xla_backend_optimization_level": 0})(arrays)
+    found = quickly(all_of)([whole[k].value for k in places])
     return {whole[k].path: np.stack(each) for k, *each in zip(places, *found, strict=True)}
+
+
+def quickly(function):
+    """Compiled for one call: compiling it well would take longer than it runs."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def rank(matrix):

@@ -72,7 +72,8 @@ def test_einsum(spec, leaf_first):
 
 
 def test_a_product_that_sums_over_nothing_is_elementwise():
-    assert only(lambda w, x: jnp.einsum("td,d->td", x, w), of(4), X)[0] == "elementwise"
+    found = only(lambda w, x: jnp.einsum("td,d->td", x, w), of(4), X)
+    assert found == ("elementwise", (), (), (), 0)
 
 
 def test_a_leaf_between_two_others():
@@ -477,6 +478,26 @@ def test_unused_and_dead():
     params = {"dead": W, "half dead": W, "never": W, "used": W}
     found = [row[1] for row in rows(f, params, X)]
     assert found == ["unused", "unused", "unused", "product"]
+
+
+def test_leaves_that_decide_which_way_the_program_goes():
+    def f(p, x):
+        x = lax.cond(p["flag"] > 0, jnp.tanh, lambda x: x, x)
+        return lax.while_loop(lambda c: c[0] < p["turns"], lambda c: (c[0] + 1, c[1] * 2), (0, x))[
+            1
+        ]
+
+    found = trace(f, {"flag": of(), "turns": of(dtype=jnp.int32)}, X)
+    assert [row.in_words for row in found.rows] == ["opaque (cond)", "opaque (while)"]
+
+
+def test_factors_of_a_computed_kernel_are_used():
+    """Each entry of the kernel is a product of two numbers, and nothing is summed for it."""
+
+    def f(p, x):
+        return x @ jnp.einsum("d,f->df", p["a"], p["b"])
+
+    assert [row[1] for row in rows(f, {"a": of(4), "b": of(6)}, X)] == ["elementwise"] * 2
 
 
 def test_what_is_only_returned():

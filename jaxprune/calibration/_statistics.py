@@ -1,0 +1,128 @@
+"""What is gathered of the activations that meet a leaf in one product or convolution.
+
+`squares` gives sum_p x_p^2 for each input, [batch, in]; `gram` gives sum_p x_p x_p^T for each pair
+of them, [batch, in, in]: p runs over the positions at which the leaf is applied, `batch` over its
+independent matrices (experts, groups of a convolution), and inputs come in the operand's order.
+Everything is summed in float32 at the highest precision, whatever the model computes in.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import JaxprEqn
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
+
+from jaxprune.tracing import _jax
+from jaxprune.tracing._readings import Roles
+from jaxprune.tracing._walk import Met
+
+_EXACT = lax.Precision.HIGHEST
+
+
+def squares(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
+    """The sum of squares of each input, [batch, in]."""
+    equation, roles, x = _read(met, operands)
+    sizes = _jax.group_sizes(equation, operands)
+    if met.use == "convolution":
+        return _convolved_squares(met, operands)
+    if sizes is not None:
+        return jnp.einsum("pb,pi->bi", _members(x, sizes), x * x, precision=_EXACT)
+    batch, rest, into = _ordered_dims(roles, x)
+    x = jnp.transpose(x, (*batch, *rest, *into))
+    sums = jnp.sum(x * x, axis=tuple(range(len(batch), len(batch) + len(rest))))
+    return _everywhere(sums).reshape(_size(x, range(len(batch))), -1)
+
+
+def gram(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
+    """The sum of products of each pair of inputs, [batch, in, in]."""
+    equation, roles, x = _read(met, operands)
+    sizes = _jax.group_sizes(equation, operands)
+    if sizes is not None:
+        return jnp.einsum("pb,pi,pj->bij", _members(x, sizes), x, x, precision=_EXACT)
+    if met.use == "convolution":
+        rows = _patches(met, operands)
+        return jnp.einsum("bpi,bpj->bij", rows, rows, precision=_EXACT)
+    batch, rest, into = _ordered_dims(roles, x)
+    # Positions and inputs stay as many axes as they are: joined, they could not stay sharded.
+    found = lax.dot_general(
+        x, x, ((rest, rest), (batch, batch)), precision=_EXACT, out_sharding=_sharding(x)
+    )
+    count, size = _size(x, batch), _size(x, into)
+    left = [k for k in range(x.ndim) if k in into]
+    order = [len(batch) + left.index(k) for k in into]
+    twice = (*range(len(batch)), *order, *(len(into) + k for k in order))
+    return jnp.transpose(found, twice).reshape(count, size, size)
+
+
+def _read(met: Met, operands: Sequence[jax.Array]) -> tuple[JaxprEqn, Roles, jax.Array]:
+    assert met.roles is not None
+    x = jnp.asarray(operands[1 - met.operand], jnp.float32)
+    return met.place.equations[-1], met.roles, x
+
+
+def _ordered_dims(roles: Roles, x: jax.Array) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    """The dimensions of what a product multiplies a leaf with: batch, positions, inputs."""
+    met = (*roles.other_batch, *roles.other_input)
+    return roles.other_batch, [k for k in range(x.ndim) if k not in met], roles.other_input
+
+
+def _size(x: jax.Array, dims: Iterable[int]) -> int:
+    return math.prod(x.shape[k] for k in dims)
+
+
+def _sharding(x: jax.Array) -> NamedSharding | None:
+    """Where a statistic of `x` lies: on all devices, where the program itself says so of arrays."""
+    mesh = jax.typeof(x).sharding.mesh
+    return NamedSharding(mesh, PartitionSpec()) if AxisType.Explicit in mesh.axis_types else None
+
+
+def _everywhere(x: jax.Array) -> jax.Array:
+    sharding = _sharding(x)
+    return x if sharding is None else reshard(x, sharding)
+
+
+def _members(x: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Which rows of a ragged product belong to which group, [positions, batch], as 0 and 1."""
+    ends = jnp.cumsum(sizes)
+    at = jnp.arange(x.shape[0])[:, None]
+    return ((at < ends) & (at >= ends - sizes)).astype(jnp.float32)
+
+
+def _convolved_squares(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
+    """The gradient of a convolution of x^2 with respect to its kernel, all outputs weighing 1.
+
+    It sums, for each tap and input channel, the squares that the tap meets: no patches are made.
+    """
+    equation, roles, x = _read(met, operands)
+    (out,) = roles.output
+    shape = list(operands[met.operand].shape)
+    shape[out] = roles.groups  # one output a group: all of a group read the same
+
+    def convolve(kernel: jax.Array) -> jax.Array:
+        options = _jax.convolution_options(equation)
+        return lax.conv_general_dilated(
+            x * x, kernel, feature_group_count=roles.groups, precision=_EXACT, **options
+        )
+
+    y, back = jax.vjp(convolve, jnp.zeros(shape, jnp.float32))
+    (found,) = back(jnp.ones_like(y))
+    return jnp.transpose(found, (out, *roles.input)).reshape(roles.groups, -1)
+
+
+def _patches(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
+    """What a convolution multiplies its kernel with, [groups, positions, in]."""
+    equation, roles, x = _read(met, operands)
+    options, kernel = _jax.convolution_options(equation), operands[met.operand].shape
+    numbers = options["dimension_numbers"]
+    _, *order = numbers.rhs_spec
+    window = [kernel[k] for k in order[1:]]
+    found = lax.conv_general_dilated_patches(x, window, precision=_EXACT, **options)
+    found = jnp.transpose(found, numbers.out_spec)  # [batch, channels * window, *positions]
+    found = found.reshape(found.shape[0], roles.groups, kernel[order[0]], *window, -1)
+    # In the operand's order, whatever it is, and positions before it.
+    inputs = [2 + order.index(k) for k in roles.input]
+    found = jnp.transpose(found, (1, 0, found.ndim - 1, *inputs))
+    return found.reshape(roles.groups, found.shape[1] * found.shape[2], -1)
