@@ -15,6 +15,8 @@ from typing import Any
 
 from jaxprune._errors import shown
 from jaxprune.io._checkpoint import CheckpointError, Tensor, is_possible, numpy_dtype
+from jaxprune.io._json import parse_json
+from jaxprune.io._regular import open_regular
 from jaxprune.io._spans import Span, SpanFile
 
 _LONGEST = 100_000_000  # what the format allows a header
@@ -53,7 +55,7 @@ def open_safetensors(path: Path) -> SpanFile:
     Raises:
         CheckpointError: the header is broken, or does not fit the file.
     """
-    file = path.open("rb", buffering=0)
+    file = open_regular(path, buffering=0)
     try:
         end = file.seek(0, 2)
         file.seek(0)
@@ -79,29 +81,13 @@ def _broken(path: Path, what: str) -> CheckpointError:
 
 
 def _parsed(path: Path, raw: bytes) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
-            raise _broken(path, f"its header names {shown(twice)} twice")
-        return found
-
     try:
-        header = json.loads(raw.decode(), object_pairs_hook=once, parse_int=_integer)
-        json.dumps(header, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:
-        what = shown(str(error)) if isinstance(error, ValueError) else "nested too deep"
-        raise _broken(path, f"its header is not JSON ({what})") from None
+        header = parse_json(raw)
+    except ValueError as error:
+        raise _broken(path, f"its header {error}") from None
     if not isinstance(header, dict) or raw[:1] != b"{":
         raise _broken(path, "its header is not a JSON object")
     return header
-
-
-def _integer(text: str) -> int:
-    # JSON's -0 is no integer to other readers.
-    return int(text) if text != "-0" else -1
 
 
 def _metadata(path: Path, found: Any) -> dict[str, str]:
