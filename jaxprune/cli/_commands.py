@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxprune import PruningError
@@ -22,8 +23,14 @@ from jaxprune.io import (
     report_checkpoint,
     report_rows,
 )
-from jaxprune.io._atomic import replacing
-from jaxprune.io._formats import naming, refuse_input
+from jaxprune.io._atomic import forget_written, replacing
+from jaxprune.io._formats import mode_of, naming, refuse_input
+
+
+def run(options: argparse.Namespace) -> None:
+    """Does what was typed."""
+    forget_written()
+    _COMMANDS[options.command](options)
 
 
 def prune(options: argparse.Namespace) -> None:
@@ -109,7 +116,7 @@ def _write_page(target: Path, source: Checkpoint, where: Where) -> None:
         zeros = row.count.total - row.count.nonzero
         what = row.path, row.shape, row.dtype, row.count.total, zeros, row.pattern
         leaves.append(LeafView(*what, histogram(values), row.in_scope))
-    with naming(target), replacing(target) as temporary:
+    with naming(target), replacing(target, mode_of(source)) as temporary:
         temporary.write_text(page(source.path.name, leaves), "utf-8")
     print(f"written   {target}")
 
@@ -124,3 +131,10 @@ def _print_csv(rows: tuple[LeafReport, ...]) -> None:
         numbers = [count.total, count.nonzero, count.sparsity] if count else ["", "", ""]
         shape = "x".join(map(str, row.shape))
         out.writerow([row.path, shape, row.dtype, *numbers, row.pattern, row.in_scope, row.reason])
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "prune": prune,
+    "report": report,
+    "compare": compare,
+}

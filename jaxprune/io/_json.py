@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 from jaxprune._errors import shown
@@ -54,9 +55,7 @@ class _Twice(ValueError):
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names: set[str] = set()
-        # `add` gives None, so this stops at the first name that was added before.
-        twice = next(name for name, _ in pairs if name in names or names.add(name))
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise _Twice(f"names {shown(twice)} twice")
     return found
 

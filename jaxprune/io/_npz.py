@@ -73,7 +73,8 @@ class NpzFile:
             raise _broken(self.path, "it names a member twice")
         refuse_inflated(self.path, size, sum(info.file_size for info in infos))
         for info in infos:
-            member = _described(self.path, self.zip, info) if info.filename.endswith(".npy") else None
+            is_array = info.filename.endswith(".npy")
+            member = _described(self.path, self.zip, info) if is_array else None
             if member is None:
                 self.others.append(info.filename)
             else:

@@ -183,7 +183,8 @@ class _Store:
 
 def _first_line(error: BaseException) -> str:
     line = next(iter(str(error).splitlines()), type(error).__name__)
-    return line if len(line) <= 200 else f"{line[:197]}..."
+    # Of a long one the end is kept too, for there stands what the system said.
+    return line if len(line) <= 300 else f"{line[:100]} ... {line[-195:]}"
 
 
 class OrbaxCopy:

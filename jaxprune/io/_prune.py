@@ -18,7 +18,7 @@ from jaxprune._report import LeafReport
 from jaxprune._specs import Unstructured, budget_of, pruned_count
 from jaxprune._tree import Where, any_leaf, is_prunable, is_weight
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
-from jaxprune.io._formats import making, refuse_input, rewriting
+from jaxprune.io._formats import rewriting
 from jaxprune.io._lowest import Cut, Ordered, find_cut, magnitudes, survivors, unsigned_of
 from jaxprune.io._progress import Progress, quiet
 from jaxprune.io._report import tensor_report
@@ -112,17 +112,16 @@ def _written(
     source = work.source
     done, reports = Pruned(), []
     masked = [_mask_of(tensor) for tensor in source.tensors if work.row(tensor).spec is not None]
-    if mask_target:
-        refuse_input(mask_target, source)
     with ExitStack() as stack:
-        put = stack.enter_context(rewriting(target, source, progress=progress))
-        put_mask = stack.enter_context(making(mask_target, masked, {})) if mask_target else None
+        put, put_mask = stack.enter_context(
+            rewriting(target, source, mask_target=mask_target, masks=masked, progress=progress)
+        )
         work.share_budgets(progress)  # now that the outputs are known to be possible
         bar = stack.enter_context(progress("pruning", sum(t.nbytes for t in source.tensors)))
         for tensor in source.tensors:
             array, kept = work.pruned(tensor)
             put(tensor, array)
-            if put_mask and kept is not None:
+            if kept is not None:
                 put_mask(_mask_of(tensor), kept)
             done = _counted(done, tensor, array, kept)
             if with_report:
