@@ -64,14 +64,14 @@ SPECS = {
     "--sparsity 0.7 --per global": (jp.Unstructured(0.7, per="global"), {}),
     "--sparsity 0.7 --per output --layout torch": (jp.Unstructured(0.7, per=0), {}),
     "--per input --layout torch": (jp.Unstructured(0.5, per=1), {}),
-    "--per output": (jp.Unstructured(0.5, per="output"), {}),
+    "--per output --layout flax": (jp.Unstructured(0.5, per=-1), {}),
     "--per -2": (jp.Unstructured(0.5, per=-2), {}),
     "--metric l2": (0.5, {"metric": jp.L2()}),
     "--metric lcg --seed 7": (0.5, {"metric": jp.LCG(7)}),
     "--spec 2:4 --layout torch": (jp.NM(2, 4, axis=1), {}),
     "--spec 1:2 --axis 0": (jp.NM(1, 2, axis=0), {}),
     "--spec channels --layout torch": (jp.Channels(0.5, axis=0), {}),
-    "--spec channels --axis input": (jp.Channels(0.5, axis="input"), {}),
+    "--spec channels --axis input --layout flax": (jp.Channels(0.5, axis=-2), {}),
     "--spec rows --where model.layers.*up_proj.weight --where lm_head": (jp.Rows(0.5), KERNELS),
     "--spec columns --where model/layers/*up_proj/weight --where lm_head": (
         jp.Columns(0.5),
@@ -139,7 +139,8 @@ def test_report_is_the_library_s_table(model, capsys):
     assert main(["report", str(model)]) == 0
     assert capsys.readouterr().out == f"{jp.report(BY_PATH)}\n"
     assert main(["report", str(model), "--where", "conv.*"]) == 0
-    assert capsys.readouterr().out == f"{jp.report(BY_PATH, where='conv/*')}\n"
+    expected = str(jp.report(BY_PATH, where="conv/*")).replace("by where=", "by --where")
+    assert capsys.readouterr().out == f"{expected}\n"
 
 
 def test_report_as_json_and_csv(model, capsys):
@@ -202,7 +203,7 @@ def test_a_slash_at_the_end_means_a_folder(model, capsys):
     ("typed", "words"),
     [
         ("--sparsity 1.5", "one number in [0, 1)"),
-        ("--spec 4:2", "expected 1 <= n <= m"),
+        ("--spec 4:2 --axis 0", "N:M needs 1 <= N <= M"),
         ("--spec lines", "expected unstructured, N:M such as 2:4"),
         ("--spec block=16", "or block=HxW such as block=16x16"),
         ("--spec 2:4 --sparsity 0.5", "--sparsity goes with specs other than N:M"),
@@ -316,7 +317,7 @@ def test_a_file_that_is_cut_is_told(model, capsys):
 
 
 def test_what_argparse_refuses_has_the_same_status(capsys):
-    for arguments in ([], ["prune"], ["prune", "in", "--metric", "l3"], ["erase"]):
+    for arguments in ([], ["prune"], ["prune", "in", "--layout", "onnx"], ["erase"]):
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
         assert "usage: jaxprune" in capsys.readouterr().err

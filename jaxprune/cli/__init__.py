@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from jaxprune._errors import PruningError
 from jaxprune.cli._parser import parser
 from jaxprune.cli._signals import catching, signals
+from jaxprune.cli._words import in_options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if argv is None:  # in a process of its own: an accelerator's memory would only be in the way
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    with catching() as signals:
+    # A process of its own is about to end: a signal on its way out must change nothing.
+    with catching(restore=argv is not None):
         try:
             return _run(options)
         except BaseException as error:
-            # Where a signal's exception was swallowed, what it led to may be of any kind.
             if signals.caught is None and not isinstance(error, KeyboardInterrupt):
                 raise
             print(f"jaxprune: {_printable(_interrupted(signals.caught))}", file=sys.stderr)
@@ -43,19 +44,19 @@ def _run(options: argparse.Namespace) -> int:
     try:
         from jaxprune.cli import _commands  # noqa: PLC0415  # JAX is behind it
 
-        _commands.run(options)
-        print(end="", flush=True)
+        signals.check()
+        text = _commands.run(options)
+        with signals.at_once():
+            print(text, flush=True)
     except BrokenPipeError:
         # Or Python would complain when it flushes on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (PruningError, OSError, MemoryError) as error:
-        if signals.caught is not None:
-            raise
         print(f"jaxprune: {_printable(_told(error))}", file=sys.stderr)
         return 2
     except Exception as error:
-        if signals.caught is not None or os.environ.get("JAXPRUNE_TRACEBACK"):
+        if os.environ.get("JAXPRUNE_TRACEBACK"):
             raise
         what = " ".join(f"{type(error).__name__}: {error}".split())
         print(
@@ -82,7 +83,7 @@ def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         why = error.strerror or " ".join(map(str, error.args)) or type(error).__name__
         return f"{os.fsdecode(error.filename)}: {why}"
-    return str(error) or type(error).__name__
+    return in_options(str(error)) or type(error).__name__
 
 
 def _printable(text: str) -> str:

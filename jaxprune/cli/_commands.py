@@ -2,8 +2,8 @@
 
 import argparse
 import csv
+import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from jaxprune import PruningError
 from jaxprune._report import LeafReport, gathered
 from jaxprune._tree import Where
 from jaxprune.cli._progress import progress
-from jaxprune.cli._specs import metric_of, spec_of, where_of
+from jaxprune.cli._specs import check_metric, metric_of, spec_of, told_layout, where_of
+from jaxprune.cli._words import in_options
 from jaxprune.io import (
     Checkpoint,
     Pruned,
@@ -27,19 +28,21 @@ from jaxprune.io._atomic import forget_written, replacing
 from jaxprune.io._formats import mode_of, naming, refuse_input
 
 
-def run(options: argparse.Namespace) -> None:
-    """Does what was typed."""
+def run(options: argparse.Namespace) -> str:
+    """Does what was typed, and says what is to be printed."""
     forget_written()
-    _COMMANDS[options.command](options)
+    return _COMMANDS[options.command](options)
 
 
-def prune(options: argparse.Namespace) -> None:
+def prune(options: argparse.Namespace) -> str:
     """`jaxprune prune`."""
+    check_metric(options)
     with open_checkpoint(options.input) as source:
         spec, where = spec_of(options, source), where_of(options, source)
+        layout = told_layout(options, source)
         if options.dry_run:
-            print(plan_checkpoint(source, spec, where=where))
-            return
+            plan = in_options(str(plan_checkpoint(source, spec, where=where)))
+            return f"{plan}\n{layout}" if layout else plan
         if options.output is None:
             raise PruningError("prune needs -o OUT, or --dry-run to write nothing.")
         _refuse_one_place(Path(options.output), options.mask_out)
@@ -53,33 +56,33 @@ def prune(options: argparse.Namespace) -> None:
             with_report=options.report,
             progress=progress,
         )
+    summary = _summary(options, source, done)
     if options.report:
-        print(gathered(sorted(done.rows, key=lambda row: row.path)))
-    print(_summary(options, source, done))
+        table = in_options(str(gathered(sorted(done.rows, key=lambda row: row.path))))
+        return f"{table}\n{summary}"
+    return summary
 
 
-def report(options: argparse.Namespace) -> None:
+def report(options: argparse.Namespace) -> str:
     """`jaxprune report`."""
     with open_checkpoint(options.input) as source:
         where = where_of(options, source)
         if options.html:
             refuse_input(options.html, source)
-            _write_page(options.html, source, where)
-            return
+            return _write_page(options.html, source, where)
         found = report_checkpoint(source, where=where, progress=progress)
     if options.json:
-        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
-    elif options.csv:
-        _print_csv(found.rows)
-    else:
-        print(found)
+        return json.dumps(found.to_dict(), indent=2, allow_nan=False)
+    if options.csv:
+        return _as_csv(found.rows)
+    return in_options(str(found))
 
 
-def compare(options: argparse.Namespace) -> None:
+def compare(options: argparse.Namespace) -> str:
     """`jaxprune compare`."""
     with open_checkpoint(options.a) as a, open_checkpoint(options.b) as b:
         found = compare_checkpoints(a, b, progress=progress)
-    print(json.dumps(found.to_dict(), indent=2, allow_nan=False) if options.json else found)
+    return json.dumps(found.to_dict(), indent=2, allow_nan=False) if options.json else str(found)
 
 
 def _refuse_one_place(output: Path, masks: Path | None) -> None:
@@ -94,19 +97,23 @@ def _summary(options: argparse.Namespace, source: Checkpoint, done: Pruned) -> s
     spec = spec_of(options, source)
     asked = spec["*"] if isinstance(spec, dict) else spec
     share, zero = done.removed / done.total, done.zeros / done.parameters
+    layout = told_layout(options, source)
     lines = [
         f"asked     {asked!r} by {options.metric}",
+        *([layout] if layout else []),
         f"achieved  {done.removed:,} of {done.total:,} weights removed ({share:.2%}), in "
         f"{done.tensors:,} of {len(source.tensors):,} tensors; {zero:.2%} of all "
         f"{done.parameters:,} parameters are zero",
         f"written   {options.output}",
     ]
+    if not done.removed:
+        lines.append("note      this removes nothing: the output holds what the input does")
     if options.mask_out:
         lines.append(f"masks     {options.mask_out}")
     return "\n".join(lines)
 
 
-def _write_page(target: Path, source: Checkpoint, where: Where) -> None:
+def _write_page(target: Path, source: Checkpoint, where: Where) -> str:
     from jaxprune.cli._page import LeafView, page  # noqa: PLC0415  # no other command needs it
 
     leaves = []
@@ -118,11 +125,12 @@ def _write_page(target: Path, source: Checkpoint, where: Where) -> None:
         leaves.append(LeafView(*what, histogram(values), row.in_scope))
     with naming(target), replacing(target, mode_of(source)) as temporary:
         temporary.write_text(page(source.path.name, leaves), "utf-8")
-    print(f"written   {target}")
+    return f"written   {target}"
 
 
-def _print_csv(rows: tuple[LeafReport, ...]) -> None:
-    out = csv.writer(sys.stdout, lineterminator="\n")
+def _as_csv(rows: tuple[LeafReport, ...]) -> str:
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
     out.writerow(
         ["path", "shape", "dtype", "total", "nonzero", "sparsity", "pattern", "in_scope", "reason"]
     )
@@ -131,9 +139,10 @@ def _print_csv(rows: tuple[LeafReport, ...]) -> None:
         numbers = [count.total, count.nonzero, count.sparsity] if count else ["", "", ""]
         shape = "x".join(map(str, row.shape))
         out.writerow([row.path, shape, row.dtype, *numbers, row.pattern, row.in_scope, row.reason])
+    return text.getvalue().rstrip("\n")
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+_COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {
     "prune": prune,
     "report": report,
     "compare": compare,

@@ -1,7 +1,6 @@
-"""What may end a command early: signals, told apart, never lost, and answered once."""
+"""What may end a command early: signals, noticed where work can stop, and answered once."""
 
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,24 +17,36 @@ class Stopped(BaseException):
 class Signals:
     """The first signal that came.
 
+    A handler that raised would raise wherever Python is at the time. In a callback of JAX the
+    exception is lost, while a C++ module is imported it aborts the process, and the threads that
+    write go on writing. So it is only noted, and raised by `check`, between two tensors.
+
     Attributes:
         caught: Its number; None if none has come.
     """
 
     def __init__(self) -> None:
         self.caught: int | None = None
+        self._at_once = False
 
     def check(self) -> None:
-        """Raises again for a signal whose exception was swallowed.
-
-        Python raises wherever it is at the time. If that is a callback of JAX or of the garbage
-        collector, the exception is printed or dropped there. So long work calls this in between.
+        """Raises if a signal has come.
 
         Raises:
-            Stopped: a signal has come.
+            Stopped: one has.
         """
         if self.caught is not None:
             raise Stopped
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raises wherever it is within the `with` statement: for what waits for other processes."""
+        self.check()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
 
     @property
     def status(self) -> int:
@@ -44,21 +55,27 @@ class Signals:
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         del frame
-        # A second signal must not interrupt the cleaning up after the first.
         if self.caught is None:
             self.caught = number
-            raise Stopped
+            if self._at_once:
+                raise Stopped
 
 
 signals = Signals()
 
 
 @contextmanager
-def catching() -> Iterator[Signals]:
-    """Answers signals by `Stopped` within the `with` statement, in the main thread."""
+def catching(*, restore: bool) -> Iterator[Signals]:
+    """Notes signals within the `with` statement, and afterwards too if nothing is to be restored.
+
+    Args:
+        restore: Whether the handlers that were there before come back.
+
+    Yields:
+        The signals.
+    """
     signals.caught = None
     before = {}
-    hook = sys.unraisablehook
     try:
         for name in _NAMES:
             number = getattr(signal, name, None)
@@ -67,11 +84,9 @@ def catching() -> Iterator[Signals]:
                 before[number] = signal.signal(number, signals._catch)
     except ValueError:  # another thread calls, and signals are none of its business
         pass
-    # `check` raises it again, so the place where it was swallowed need not be told.
-    sys.unraisablehook = lambda told: None if told.exc_type is Stopped else hook(told)
     try:
         yield signals
     finally:
-        sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if restore:
+            for number, handler in before.items():
+                signal.signal(number, handler)
