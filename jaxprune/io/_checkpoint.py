@@ -151,23 +151,6 @@ def is_possible(shape: Sequence[int]) -> bool:
     return not deep and math.prod(side for side in shape if side) < 2**63
 
 
-_MOST_INFLATION = 100
-_ALWAYS_FINE = 1 << 28
-
-
-def refuse_inflated(path: Path, stored: int, held: int) -> None:
-    """Refuses a compressed file that holds far more than any weights would be compressed to.
-
-    Raises:
-        CheckpointError: it holds more than 100 times its size, and more than 256 MiB.
-    """
-    if held > max(_ALWAYS_FINE, _MOST_INFLATION * stored):
-        raise CheckpointError(
-            f"{path} takes {stored} bytes and claims to hold {held}, more than "
-            f"{_MOST_INFLATION} times as much: if they are meant, write it without compression."
-        )
-
-
 def numpy_dtype(name: str) -> np.dtype[Any] | None:
     """The dtype that NumPy or ml_dtypes calls by this name; None where they know none."""
     try:

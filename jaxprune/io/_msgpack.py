@@ -20,6 +20,7 @@ from jaxprune.io._checkpoint import (
     numpy_dtype,
     tree_of,
 )
+from jaxprune.io._limits import refuse_crowded
 from jaxprune.io._regular import open_regular
 from jaxprune.io._spans import Span, SpanFile
 
@@ -139,7 +140,7 @@ class _Walk:
 
     def __init__(self, path: Path, file: BinaryIO, end: int) -> None:
         self.path, self.file, self.end = path, file, end
-        self.left = _MOST_OBJECTS
+        self.left, self.arrays = _MOST_OBJECTS, 0
 
     def object(self, depth: int) -> Any:
         """The next object."""
@@ -205,6 +206,8 @@ class _Walk:
             if whole and ends and isinstance(dtype, str):
                 self.file.seek(stop)
                 self.left += _OF_AN_ARRAY
+                self.arrays += 1
+                refuse_crowded(self.path, self.arrays)
                 return _Found(tuple(sides), dtype, (start, stop))
         return self.fail("an array is not made of shape, dtype and bytes")
 

@@ -17,8 +17,8 @@ from jaxprune.io._checkpoint import (
     Tensor,
     is_possible,
     raw_bytes,
-    refuse_inflated,
 )
+from jaxprune.io._limits import refuse_crowded, refuse_inflated
 from jaxprune.io._regular import open_regular
 from jaxprune.io._spans import read_into
 
@@ -71,6 +71,7 @@ class NpzFile:
         infos = self.zip.infolist()
         if len({info.filename for info in infos}) < len(infos):
             raise _broken(self.path, "it names a member twice")
+        refuse_crowded(self.path, len(infos))
         refuse_inflated(self.path, size, sum(info.file_size for info in infos))
         for info in infos:
             is_array = info.filename.endswith(".npy")

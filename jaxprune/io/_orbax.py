@@ -20,12 +20,12 @@ from jaxprune.io._checkpoint import (
     CheckpointError,
     Tensor,
     known_dtype,
-    refuse_inflated,
     tree_of,
 )
 from jaxprune.io._extras import needed
-from jaxprune.io._json import parse_json
-from jaxprune.io._regular import check_folder, open_regular
+from jaxprune.io._json import read_json
+from jaxprune.io._limits import refuse_crowded, refuse_inflated
+from jaxprune.io._regular import check_folder
 
 _METADATA = "_METADATA"
 _MANIFEST = "manifest.ocdbt"
@@ -54,6 +54,7 @@ class OrbaxFolder:
                 self.others.append("/".join(map(str, keys)))
             else:
                 arrays.append((keys, ".".join(map(str, keys))))
+        refuse_crowded(path, len(arrays))
         for at in range(0, len(arrays), _AT_ONCE):
             some = arrays[at : at + _AT_ONCE]
             for (keys, name), tensor in zip(some, self.store.described(some), strict=True):
@@ -91,24 +92,19 @@ def _tree_metadata(path: Path) -> dict[str, Any]:
         inner = [child.name for child in sorted(path.iterdir()) if is_orbax(child)]
         remedy = f"name {path / inner[0]}" if inner else "name a folder that Orbax wrote"
         raise CheckpointError(f"{path} has no {_METADATA}, so it is no Orbax checkpoint: {remedy}.")
-    with open_regular(path / _METADATA) as file:
-        raw = file.read(_LONGEST + 1)
     try:
-        if len(raw) > _LONGEST:
-            raise ValueError(f"has more than {_LONGEST} bytes")
-        found: Any = parse_json(raw)
+        found: Any = read_json(path / _METADATA)
         for entry in found["tree_metadata"].values():
             entry["value_metadata"].get("value_type")
             for each in entry["key_metadata"]:
                 _key(each)
+    except CheckpointError:
+        raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path / _METADATA} is not what Orbax writes ({shown(error)}): save it again."
         ) from None
     return found
-
-
-_LONGEST = 100_000_000  # bytes of the JSON; the largest models have some ten million
 
 
 def _key(entry: dict[str, Any]) -> str | int:

@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from jaxprune._errors import shown
-from jaxprune.io._checkpoint import CheckpointError, Tensor, is_possible, numpy_dtype
-from jaxprune.io._json import parse_json
+from jaxprune.io._checkpoint import (
+    CheckpointError,
+    Tensor,
+    is_possible,
+    numpy_dtype,
+)
+from jaxprune.io._json import LONGEST, parse_json
+from jaxprune.io._limits import refuse_crowded
 from jaxprune.io._regular import open_regular
 from jaxprune.io._spans import Span, SpanFile
 
-_LONGEST = 100_000_000  # what the format allows a header
 _METADATA = "__metadata__"
 
 # The format's dtypes, by the names NumPy and ml_dtypes give them.
@@ -60,13 +65,14 @@ def open_safetensors(path: Path) -> SpanFile:
         end = file.seek(0, 2)
         file.seek(0)
         length = int.from_bytes(file.read(8), "little")
-        if end < 8 or length > min(_LONGEST, end - 8):
+        if end < 8 or length > min(LONGEST, end - 8):
             raise _broken(
                 path,
-                f"its header claims {length} bytes in a file of {end} (at most {_LONGEST})",
+                f"its header claims {length} bytes in a file of {end} (at most {LONGEST})",
             )
         header = _parsed(path, file.read(length))
         metadata = _metadata(path, header.pop(_METADATA, {}))
+        refuse_crowded(path, len(header))
         spans = _spans(path, header, 8 + length, end)
     except BaseException:
         file.close()

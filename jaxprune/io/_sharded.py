@@ -1,6 +1,5 @@
 """Sharded safetensors: an index that says which tensor lies in which file beside it."""
 
-import os
 import re
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -9,13 +8,11 @@ from typing import Self
 
 from jaxprune._errors import shown
 from jaxprune.io._checkpoint import Array, CheckpointError, Tensor
-from jaxprune.io._json import parse_json
-from jaxprune.io._regular import open_regular
+from jaxprune.io._json import read_json
 from jaxprune.io._safetensors import open_safetensors
 from jaxprune.io._spans import SpanFile, SpanWriter
 
 INDEX = ".safetensors.index.json"
-_LONGEST = 100_000_000  # bytes of an index; those of the largest models have ten million
 _SERIES = re.compile(r"(.+)-\d+(-of-\d+\.safetensors)")
 
 
@@ -81,15 +78,13 @@ def _index_in(path: Path) -> Path:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    with open_regular(index) as file:
-        if os.fstat(file.fileno()).st_size > _LONGEST:
-            raise CheckpointError(f"{index} is no index: it has more than {_LONGEST} bytes.")
-        raw = file.read(_LONGEST)
     try:
-        found = parse_json(raw)
+        found = read_json(index)
         names = found["weight_map"]
     except (LookupError, TypeError):
         raise CheckpointError(f"{index} is no index: expected JSON with a weight_map.") from None
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(
             f"{index} is no index: it {error}, expected JSON with a weight_map."
