@@ -8,7 +8,10 @@ import sys
 import termios
 
 import numpy as np
+import pytest
 
+from jaxprune import io
+from jaxprune.cli import main
 from tests.cli.commands import RNG, prune, run
 
 

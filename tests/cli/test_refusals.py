@@ -6,10 +6,12 @@ import resource
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from jaxprune.cli import main
-from tests.cli.commands import refused
+from tests.cli.commands import TORCH, prune, refused
 
 
 @pytest.mark.parametrize(
