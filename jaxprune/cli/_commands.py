@@ -8,21 +8,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxprune import PruningError
-from jaxprune._report import LeafReport, gathered
+from jaxprune._report import LeafReport, SparsityReport, gathered
 from jaxprune._tree import Where
 from jaxprune.cli._progress import progress
 from jaxprune.cli._specs import check_metric, metric_of, spec_of, told_layout, where_of
 from jaxprune.cli._words import in_options
 from jaxprune.io import (
     Checkpoint,
+    Packed,
     Pruned,
     compare_checkpoints,
     histogram,
     open_checkpoint,
+    pack_checkpoint,
     plan_checkpoint,
     prune_checkpoint,
     report_checkpoint,
     report_rows,
+    unpack_checkpoint,
 )
 from jaxprune.io._atomic import forget_written, replacing
 from jaxprune.io._formats import mode_of, naming, refuse_input
@@ -75,7 +78,7 @@ def report(options: argparse.Namespace) -> str:
         return json.dumps(found.to_dict(), indent=2, allow_nan=False)
     if options.csv:
         return _as_csv(found.rows)
-    return in_options(str(found))
+    return in_options(str(found)) + _saving(options.input, found)
 
 
 def compare(options: argparse.Namespace) -> str:
@@ -83,6 +86,45 @@ def compare(options: argparse.Namespace) -> str:
     with open_checkpoint(options.a) as a, open_checkpoint(options.b) as b:
         found = compare_checkpoints(a, b, progress=progress)
     return json.dumps(found.to_dict(), indent=2, allow_nan=False) if options.json else str(found)
+
+
+def pack(options: argparse.Namespace) -> str:
+    """`jaxprune pack`."""
+    with open_checkpoint(options.input) as source:
+        done = pack_checkpoint(source, options.output, progress=progress)
+        return _packing(
+            f"{done.tensors:,} of {len(source.tensors):,} tensors packed", done, options
+        )
+
+
+def unpack(options: argparse.Namespace) -> str:
+    """`jaxprune unpack`."""
+    done = unpack_checkpoint(options.input, options.output, progress=progress)
+    return _packing(f"{done.tensors:,} tensors unpacked", done, options)
+
+
+def _packing(what: str, done: Packed, options: argparse.Namespace) -> str:
+    share = f" ({done.packed / done.dense:.1%})" if done.dense else ""
+    return (
+        f"{what}: {done.dense:,} bytes of values are {done.packed:,} packed{share}\n"
+        f"written   {options.output}"
+    )
+
+
+def _saving(path: Path, report: SparsityReport) -> str:
+    """What packing would save, if it is worth a line."""
+    dense = packed = 0
+    for row in report.rows:
+        if row.count is not None:
+            values = row.count.bytes_dense * row.count.nonzero // max(1, row.count.total)
+            dense += row.count.bytes_dense
+            packed += min(row.count.bytes_dense, values + row.count.total // 8)
+    if packed > 0.99 * dense:
+        return ""
+    return (
+        f"\njaxprune pack {path} would make its floats about {1 - packed / dense:.0%} smaller: "
+        f"{packed:,} of {dense:,} bytes"
+    )
 
 
 def _refuse_one_place(output: Path, masks: Path | None) -> None:
@@ -146,4 +188,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {
     "prune": prune,
     "report": report,
     "compare": compare,
+    "pack": pack,
+    "unpack": unpack,
 }

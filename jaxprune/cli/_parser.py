@@ -27,6 +27,8 @@ def parser() -> argparse.ArgumentParser:
     _add_prune(_command(commands, "prune", "write a checkpoint in which the least weights are 0"))
     _add_report(_command(commands, "report", "count what is zero, and name the pattern"))
     _add_compare(_command(commands, "compare", "tell what changed between two checkpoints"))
+    _add_pack(_command(commands, "pack", "write a checkpoint without its zeros"))
+    _add_unpack(_command(commands, "unpack", "write what was packed as it was"))
     return top
 
 
@@ -119,3 +121,15 @@ def _add_where(command: argparse.ArgumentParser) -> None:
         help=f"in scope are the floating tensors that it names, instead of all weights but biases, "
         f"norms and embeddings: {_PATTERN}",
     )
+
+
+def _add_pack(pack: argparse.ArgumentParser) -> None:
+    add = pack.add_argument
+    add("input", metavar="IN", type=_path, help="the checkpoint")
+    add("-o", "--output", metavar="OUT", type=_text, required=True, help="a .safetensors file")
+
+
+def _add_unpack(unpack: argparse.ArgumentParser) -> None:
+    add = unpack.add_argument
+    add("input", metavar="IN", type=_path, help="what jaxprune pack wrote")
+    add("-o", "--output", metavar="OUT", type=_text, required=True, help="what to write")

@@ -159,7 +159,8 @@ def numpy_dtype(name: str) -> np.dtype[Any] | None:
         return None
     # NumPy reads much more than its own names: "999999999f4", "V0", "O". And not all that
     # ml_dtypes has is a dtype.
-    return dtype if dtype.name == name and dtype.itemsize and not dtype.hasobject else None
+    is_named = name == dtype.name or (dtype.kind in "USVMm" and name == dtype.str)
+    return dtype if is_named and dtype.itemsize and not dtype.hasobject else None
 
 
 def known_dtype(tensor: Tensor, path: Path, target: str) -> np.dtype[Any]:

@@ -22,7 +22,7 @@ from jaxprune.io._msgpack import lay_out_msgpack, open_msgpack
 from jaxprune.io._npz import NpzCopy, NpzFile, NpzWriter
 from jaxprune.io._orbax import OrbaxCopy, OrbaxFolder, OrbaxWriter, is_orbax
 from jaxprune.io._progress import Bar, Progress, quiet
-from jaxprune.io._safetensors import lay_out_safetensors, open_safetensors
+from jaxprune.io._safetensors import lay_out_header, lay_out_safetensors, open_safetensors
 from jaxprune.io._sharded import INDEX, ShardedCopy, ShardedFile, indices_in
 from jaxprune.io._spans import PlacedWriter, SpanWriter
 
@@ -192,6 +192,44 @@ def making(
     format_ = _of_name(target)
     write = _Write(target, format_, lambda path: format_.make(path, tensors, metadata))
     with _written([write], mode, progress) as (put,):
+        yield put
+
+
+@contextmanager
+def converting(
+    target: Path | str,
+    source: Checkpoint,
+    *,
+    header: bytes | None = None,
+    progress: Progress = quiet,
+) -> Iterator[Put]:
+    """Writes `target` whole or not at all: the tensors of `source`, each of which is put.
+
+    Args:
+        target: The file or folder to write; its extension says in which format.
+        source: What is read.
+        header: The header of a safetensors file of these tensors, if one is to be kept.
+        progress: Makes a progress bar of a label and a number of bytes.
+
+    Yields:
+        `put(tensor, array)`.
+    """
+    is_folder = str(target).endswith("/")
+    target = Path(target)
+    refuse_input(target, source)
+    format_ = _of_target(target, source, is_folder=is_folder)
+
+    def write(path: Path) -> Writer:
+        if header is not None and format_ is _SAFETENSORS:
+            spans = lay_out_header(path, header)
+            if set(spans) != set(source.tensors):
+                raise CheckpointError(
+                    f"{source.path} keeps a header that does not name its tensors: pack it again."
+                )
+            return PlacedWriter(path, spans)
+        return format_.make(path, source.tensors, source.metadata)
+
+    with _written([_Write(target, format_, write)], mode_of(source), progress) as (put,):
         yield put
 
 

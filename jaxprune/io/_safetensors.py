@@ -154,6 +154,33 @@ def _itemsize(name: str) -> int:
     return dtype.itemsize
 
 
+def can_hold(dtype: str) -> bool:
+    """Whether the format has a dtype of this name."""
+    return dtype in _CODES
+
+
+def header_of(path: Path) -> bytes:
+    """The header of a safetensors file that was opened before, as it stands there."""
+    with open_regular(path) as file:
+        return file.read(int.from_bytes(file.read(8), "little"))
+
+
+def lay_out_header(path: Path, raw: bytes) -> dict[Tensor, Sequence[Span]]:
+    """Writes a safetensors file with a header of old, and says where the values go.
+
+    Raises:
+        CheckpointError: the header is broken.
+    """
+    header = _parsed(path, raw)
+    _metadata(path, header.pop(_METADATA, {}))
+    start = 8 + len(raw)
+    end = start + sum(_described(path, *item)[0].nbytes for item in header.items())
+    spans = _spans(path, header, start, end)
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw)
+    os.truncate(path, end)
+    return spans
+
+
 def lay_out_safetensors(
     path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, str]
 ) -> dict[Tensor, list[Span]]:

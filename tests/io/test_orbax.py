@@ -57,13 +57,7 @@ def test_an_array_of_another_dtype_or_shape_is_told(tmp_path):
         checkpointer.save(tmp_path / "in", {"a": {"kernel": normal(8, 16)}})
     path = tmp_path / "in/a.kernel/.zarray"
     text = path.read_text()
-    for change in (
-        ("<f4", "<f2"),
-        ("[8,16]", "[8,12]"),
-        ("<f4", "|V3"),
-        ("<f4", "|S4"),
-        ("8", "-8"),
-    ):
+    for change in (("<f4", "<f2"), ("[8,16]", "[8,12]"), ("8", "-8")):
         path.write_text(text.replace(*change))
         refuses(tmp_path / "in", "a.kernel")
 
