@@ -11,10 +11,18 @@ from jaxprune import PruningError
 from jaxprune._report import LeafReport, SparsityReport, gathered
 from jaxprune._tree import Where
 from jaxprune.cli._progress import progress
-from jaxprune.cli._specs import check_metric, metric_of, spec_of, told_layout, where_of
+from jaxprune.cli._specs import (
+    check_metric,
+    metric_of,
+    skipped_of,
+    spec_of,
+    told_layout,
+    where_of,
+)
 from jaxprune.cli._words import in_options
 from jaxprune.io import (
     Checkpoint,
+    Comparison,
     Packed,
     Pruned,
     compare_checkpoints,
@@ -28,6 +36,7 @@ from jaxprune.io import (
     unpack_checkpoint,
 )
 from jaxprune.io._atomic import forget_written, replacing
+from jaxprune.io._checkpoint import is_dotted
 from jaxprune.io._formats import mode_of, naming, refuse_input
 
 
@@ -69,11 +78,11 @@ def prune(options: argparse.Namespace) -> str:
 def report(options: argparse.Namespace) -> str:
     """`jaxprune report`."""
     with open_checkpoint(options.input) as source:
-        where = where_of(options, source)
+        where, skip = where_of(options, source), skipped_of(options, source)
         if options.html:
             refuse_input(options.html, source)
-            return _write_page(options.html, source, where)
-        found = report_checkpoint(source, where=where, progress=progress)
+            return _write_report(options.html, source, where, skip)
+        found = report_checkpoint(source, where=where, skip=skip, progress=progress)
     if options.json:
         return json.dumps(found.to_dict(), indent=2, allow_nan=False)
     if options.csv:
@@ -84,7 +93,12 @@ def report(options: argparse.Namespace) -> str:
 def compare(options: argparse.Namespace) -> str:
     """`jaxprune compare`."""
     with open_checkpoint(options.a) as a, open_checkpoint(options.b) as b:
+        if options.html:
+            refuse_input(options.html, a)
+            refuse_input(options.html, b)
         found = compare_checkpoints(a, b, progress=progress)
+        if options.html:
+            return _write_comparison(options.html, a, b, found)
     return json.dumps(found.to_dict(), indent=2, allow_nan=False) if options.json else str(found)
 
 
@@ -155,18 +169,41 @@ def _summary(options: argparse.Namespace, source: Checkpoint, done: Pruned) -> s
     return "\n".join(lines)
 
 
-def _write_page(target: Path, source: Checkpoint, where: Where) -> str:
-    from jaxprune.cli._page import LeafView, page  # noqa: PLC0415  # no other command needs it
+def _write_report(target: Path, source: Checkpoint, where: Where, skip: list[str]) -> str:
+    from jaxprune.cli._page import (  # noqa: PLC0415  # no other command needs it
+        LeafView,
+        in_natural_order,
+        page,
+    )
 
     leaves = []
-    for row, values in report_rows(source, where=where, progress=progress):
+    for row, values in report_rows(source, where=where, skip=skip, progress=progress):
         if row.count is None or values is None:  # it holds no floats
             continue
         zeros = row.count.total - row.count.nonzero
-        what = row.path, row.shape, row.dtype, row.count.total, zeros, row.pattern
+        name = _as_in_file(row.path, source)
+        what = name, row.shape, row.dtype, row.count.total, zeros, row.pattern
         leaves.append(LeafView(*what, histogram(values), row.in_scope))
-    with naming(target), replacing(target, mode_of(source)) as temporary:
-        temporary.write_text(page(source.path.name, leaves), "utf-8")
+    leaves.sort(key=lambda leaf: in_natural_order(leaf.path))
+    return _write_page(target, page(source.path.name, leaves), mode_of(source))
+
+
+def _write_comparison(target: Path, a: Checkpoint, b: Checkpoint, found: Comparison) -> str:
+    from jaxprune.cli._page import comparison_page, in_natural_order  # noqa: PLC0415  # as above
+
+    rows = [(_as_in_file(path, a), row) for path, row in found.rows.items()]
+    rows.sort(key=lambda row: in_natural_order(row[0]))
+    title = f"A: {a.path.name}, B: {b.path.name}"
+    return _write_page(target, comparison_page(title, rows, found.remarks), mode_of(a) & mode_of(b))
+
+
+def _as_in_file(path: str, source: Checkpoint) -> str:
+    return path.replace("/", ".") if is_dotted(source.tensors) else path
+
+
+def _write_page(target: Path, text: str, mode: int) -> str:
+    with naming(target), replacing(target, mode) as temporary:
+        temporary.write_text(text, "utf-8")
     return f"written   {target}"
 
 

@@ -84,7 +84,6 @@ def _add_prune(prune: argparse.ArgumentParser) -> None:
     )
     add("--seed", metavar="N", type=int, default=0, help="of random and lcg; default: %(default)s")
     _add_where(prune)
-    add("--skip", metavar="PATTERN", action="append", default=[], help=f"leave these: {_PATTERN}")
     add(
         "--layout",
         choices=("flax", "torch"),
@@ -110,7 +109,9 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
     add = compare.add_argument
     add("a", metavar="A", type=_path, help="a checkpoint")
     add("b", metavar="B", type=_path, help="another")
-    add("--json", action="store_true", help="print it as JSON")
+    form = compare.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print it as JSON")
+    form.add_argument("--html", metavar="OUT.html", type=_path, help="write it as a page")
 
 
 def _add_where(command: argparse.ArgumentParser) -> None:
@@ -120,6 +121,9 @@ def _add_where(command: argparse.ArgumentParser) -> None:
         action="append",
         help=f"in scope are the floating tensors that it names, instead of all weights but biases, "
         f"norms and embeddings: {_PATTERN}",
+    )
+    command.add_argument(
+        "--skip", metavar="PATTERN", action="append", default=[], help=f"leave these: {_PATTERN}"
     )
 
 

@@ -74,6 +74,11 @@ def where_of(options: argparse.Namespace, source: Checkpoint) -> Where:
     return _as_paths(options.where, source) if options.where else is_weight
 
 
+def skipped_of(options: argparse.Namespace, source: Checkpoint) -> list[str]:
+    """What is left out of the scope of a report."""
+    return _as_paths(options.skip, source)
+
+
 def check_metric(options: argparse.Namespace) -> None:
     """Refuses a metric that does not exist, or that needs more than a file."""
     name = options.metric.lower()

@@ -39,7 +39,7 @@ def test_signalling_nans_are_met_in_silence(dtype, bits, tmp_path):
     write_safetensors(tmp_path / "in.safetensors", {"w": values})
     with io.open_checkpoint(tmp_path / "in.safetensors") as source:
         assert np.isnan(io.compare_checkpoints(source, source).all.furthest)
-    assert io.histogram(values)[1:] == (0.0, 0.0)
+    assert io.histogram(values) is None
 
 
 def test_a_comparison_shows_what_is_no_number(tmp_path):
