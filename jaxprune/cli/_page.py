@@ -220,7 +220,7 @@ def _chart(leaves: Sequence[tuple[str, int, int]]) -> str:
             f"<title>{_escaped(name or '(array)')}: {_percent(zeros, total)}</title></rect>"
         )
     return (
-        "<figure><figcaption>Sparsity by layer, in the order of the model</figcaption>"
+        "<figure><figcaption>Sparsity by layer, from 0 to 100 %, in the order of names</figcaption>"
         f'<svg class="chart" viewBox="0 0 {len(bars)} 100" preserveAspectRatio="none" role="img" '
         f'aria-label="Sparsity of {integer(len(leaves))} leaves in scope, from 0 to 100 percent">'
         f"{''.join(bars)}</svg></figure>"
