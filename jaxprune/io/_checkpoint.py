@@ -1,5 +1,6 @@
 """What a checkpoint is to the rest: a list of tensors, read one at a time, and a writer of them."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -151,6 +152,7 @@ def is_possible(shape: Sequence[int]) -> bool:
     return not deep and math.prod(side for side in shape if side) < 2**63
 
 
+@functools.cache
 def numpy_dtype(name: str) -> np.dtype[Any] | None:
     """The dtype that NumPy or ml_dtypes calls by this name; None where they know none."""
     try:

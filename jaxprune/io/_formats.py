@@ -24,7 +24,7 @@ from jaxprune.io._orbax import OrbaxCopy, OrbaxFolder, OrbaxWriter, is_orbax
 from jaxprune.io._progress import Bar, Progress, quiet
 from jaxprune.io._safetensors import lay_out_header, lay_out_safetensors, open_safetensors
 from jaxprune.io._sharded import INDEX, ShardedCopy, ShardedFile, indices_in
-from jaxprune.io._spans import PlacedWriter, SpanWriter
+from jaxprune.io._spans import PlacedWriter, SpanFile, SpanWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,11 +315,17 @@ def _read_back(
     found = {}
     with format_.open(path) as written:
         for tensor in written.tensors:
-            found[tensor] = zlib.crc32(raw_bytes(written.read(tensor)))
+            found[tensor] = _checksum(written, tensor)
             bar.update(tensor.nbytes)
     # By path: a flat format and a tree write the same name in different ways.
     if _by_path(found) != _by_path(sums):
         raise CheckpointError(f"{target}: what was written reads back otherwise. Check the disk.")
+
+
+def _checksum(written: Checkpoint, tensor: Tensor) -> int:
+    if isinstance(written, SpanFile | ShardedFile):
+        return written.checksum(tensor)
+    return zlib.crc32(raw_bytes(written.read(tensor)))
 
 
 def _by_path(sums: Mapping[Tensor, int]) -> dict[str, int]:

@@ -50,8 +50,12 @@ _NAMES = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }
 _CODES = {name: code for code, name in _NAMES.items()}
-# Several of these share a byte: they are passed through.
-_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+# The bits of a value. Several of the last three share a byte: they are passed through.
+_WIDTHS = {
+    code: 8 * known.itemsize for code, name in _NAMES.items() if (known := numpy_dtype(name))
+}
+_WIDTHS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+_FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 def open_safetensors(path: Path) -> SpanFile:
@@ -121,18 +125,18 @@ def _spans(
 def _described(path: Path, name: str, entry: Any) -> tuple[Tensor, Span]:
     fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
     code, shape, place = (fields.get(field, []) for field in ("dtype", "shape", "data_offsets"))
-    if set(fields) != {"dtype", "shape", "data_offsets"}:
+    if fields.keys() != _FIELDS:
         raise _broken(
             path,
             f"{shown(name)} should have dtype, shape and data_offsets, got {shown(entry)}",
         )
-    if not isinstance(code, str) or code not in _NAMES | _BITS:
+    if not isinstance(code, str) or code not in _WIDTHS:
         raise _broken(path, f"{shown(name)} has the unknown dtype {shown(code)}")
     if not _counts(shape) or not is_possible(shape):
         raise _broken(path, f"{shown(name)} has the impossible shape {shown(shape)}")
     if not _counts(place) or len(place) != 2 or place[0] > place[1]:
         raise _broken(path, f"{shown(name)} has the impossible offsets {shown(place)}")
-    bits = _BITS.get(code) or 8 * _itemsize(_NAMES[code])
+    bits = _WIDTHS[code]
     first, last = place
     if math.prod(shape) * bits != 8 * (last - first):
         raise _broken(
@@ -143,15 +147,8 @@ def _described(path: Path, name: str, entry: Any) -> tuple[Tensor, Span]:
 
 
 def _counts(value: Any) -> bool:
-    whole = isinstance(value, list) and all(type(each) is int for each in value)
     # What a 64-bit reader could not hold is absurd, and Python would print all its digits.
-    return whole and all(0 <= each < 2**63 for each in value)
-
-
-def _itemsize(name: str) -> int:
-    dtype = numpy_dtype(name)
-    assert dtype is not None
-    return dtype.itemsize
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
 
 
 def can_hold(dtype: str) -> bool:

@@ -55,6 +55,10 @@ class ShardedFile:
         """The values of `tensor`."""
         return self.home[tensor].read(tensor)
 
+    def checksum(self, tensor: Tensor) -> int:
+        """The CRC-32 of the bytes of `tensor`."""
+        return self.home[tensor].checksum(tensor)
+
     def __enter__(self) -> Self:
         return self
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.io import _overlap
 from tests.io.files import (
+    WRITERS,
     by_path,
     contents,
     model,
@@ -15,6 +17,7 @@ from tests.io.files import (
     pruned_file,
     pruned_whole,
     same,
+    tensors_for,
     write_safetensors,
 )
 
@@ -106,3 +109,16 @@ def test_numbers_and_names_may_be_keys_of_one_map(tmp_path):
     pruned_file(tmp_path / "in.msgpack", tmp_path / "out.msgpack", spec)
     found = contents(tmp_path / "out.msgpack")
     assert (found["1"].sum(), found["a"].sum()) == (1, 9)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_tensors_that_are_large_are_pruned_as_small_ones_are(kind, tmp_path, monkeypatch):
+    """Large ones are read and written by other threads."""
+    monkeypatch.setattr(_overlap, "_LEAST", 1)
+    tensors = tensors_for(kind)
+    WRITERS[kind](tmp_path / f"in{kind}", tensors)
+    masks = tmp_path / "masks.npz"
+    pruned_file(tmp_path / f"in{kind}", tmp_path / f"out{kind}", 0.6, mask_target=masks)
+    expected, mask = pruned_whole(tensors, 0.6)
+    same(by_path(contents(tmp_path / f"out{kind}")), expected)
+    same(by_path(contents(masks)), {k: np.asarray(m) for k, m in mask.items() if m is not None})
