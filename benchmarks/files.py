@@ -74,7 +74,7 @@ def _table(source: Path, tiny: Path, out: Path) -> str:
         "prune a tiny file": ["-m", "jaxprune", "prune", tiny, "-o", out],
         "prune": prune,
         "prune --per global": [*prune, "--per", "global"],
-        "prune --spec 2:4": [*prune, "--spec", "2:4"],
+        "prune --spec 2:4": [*prune, "--spec", "2:4", "--layout", "torch"],
         "report": ["-m", "jaxprune", "report", source],
         "pack": ["-m", "jaxprune", "pack", source, "-o", out],
     }

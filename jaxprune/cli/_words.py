@@ -18,7 +18,7 @@ _OPTIONS = [
     (r"(?:write )?jp\.Unstructured\(0\.5\)(?:, for example)?", "--sparsity 0.5"),
     (r"expected 1 <= n <= m", "N:M needs 1 <= N <= M"),
     (r"\bNM\((\d+), (\d+)(?:, axis=[^)]*)?\)", r"--spec \1:\2"),
-    (r"\bjp\.(\w+)", r"\1"),
+    (r"\bjp\.(?=[A-Z]|any_leaf|plan)", ""),  # no more, for a tensor may be called jp.w
 ]
 
 
