@@ -18,7 +18,7 @@ from jaxprune.io._checkpoint import Array, CheckpointError, Tensor, raw_bytes, s
 
 Span: TypeAlias = tuple[int, int]  # the first byte, and the one after the last
 
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20
 _SYNC_EVERY = 1 << 28
 _PIECE = 1 << 20  # stays in the cache
 
@@ -63,19 +63,24 @@ class SpanFile:
         The file keeps no position meanwhile, so that several threads may read.
         """
         filled = 0
-        while filled < len(into):
-            # One call reads at most 2 GiB on Linux.
-            some = into[filled : filled + (1 << 30)]
-            if hasattr(os, "preadv"):
-                count = os.preadv(self.file.fileno(), [some], start + filled)
-            else:
-                with self._lock:
-                    self.file.seek(start + filled)
-                    count = read_into(self.file, some)
-            if not count:
-                break
-            filled += count
+        try:
+            while filled < len(into):
+                # One call reads at most 2 GiB on Linux.
+                count = self._read_some(start + filled, into[filled : filled + (1 << 30)])
+                if not count:
+                    break
+                filled += count
+        except OSError as error:
+            error.filename = str(self.path)  # or the output would be blamed
+            raise
         return filled
+
+    def _read_some(self, start: int, into: memoryview) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self.file.fileno(), [into], start)
+        with self._lock:
+            self.file.seek(start)
+            return read_into(self.file, into)
 
     def checksum(self, tensor: Tensor) -> int:
         """The CRC-32 of the bytes of `tensor`, of which only a piece is in memory."""
