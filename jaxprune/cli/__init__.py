@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 
 from jaxprune._errors import PruningError
-from jaxprune.cli._memory import keep_freed_memory
 from jaxprune.cli._parser import parser
 from jaxprune.cli._signals import catching, signals
 from jaxprune.cli._words import in_options
@@ -30,7 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if argv is None:  # in a process of its own: an accelerator's memory would only be in the way
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        keep_freed_memory()
     # A process of its own is about to end: a signal on its way out must change nothing.
     with catching(restore=argv is not None):
         try:
