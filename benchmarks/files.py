@@ -80,18 +80,19 @@ def _table(source: Path, tiny: Path, out: Path) -> str:
     }
     lines = [
         f"{source.stat().st_size / 2**30:.1f} GiB in tensors of {4 * _SIDE**2 // _MEGA} MiB",
-        f"{'work':20}{'seconds':>9}{'copies':>8}{'GB/s':>7}{'peak MiB':>10}{'tensors':>9}",
+        f"{'work':20}{'seconds':>9}{'CPU-s':>8}{'copies':>8}{'GB/s':>7}{'peak MiB':>10}"
+        f"{'tensors':>9}",
     ]
     copy = none = 0.0
     for work, arguments in works.items():
-        seconds, _, peak = _run(arguments)
+        seconds, busy, peak = _run(arguments)
         out.unlink(missing_ok=True)
         size = tiny.stat().st_size if "tiny" in work else source.stat().st_size
         copy, none = copy or seconds, peak if "tiny" in work else none
         tensors = (peak - none) / (4 * _SIDE**2 / _MEGA) if none else 0
         lines.append(
-            f"{work:20}{seconds:9.1f}{seconds / copy:8.2f}{size / seconds / 1e9:7.2f}{peak:10.0f}"
-            f"{tensors:9.1f}"
+            f"{work:20}{seconds:9.1f}{busy:8.1f}{seconds / copy:8.2f}{size / seconds / 1e9:7.2f}"
+            f"{peak:10.0f}{tensors:9.1f}"
         )
     lines.append("tensors: peak memory above that for a tiny file, in largest tensors")
     return "\n".join(lines)
