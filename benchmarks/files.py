@@ -19,6 +19,7 @@ import numpy as np
 
 _MEGA = 1 << 20
 _SIDE = 4096  # of the largest tensor, a square of float32: 64 MiB
+_SMALL = 16  # of the tensors of a file that has very many
 
 _COPY = """
 import os, shutil, sys
@@ -31,6 +32,7 @@ def main() -> None:
     """Makes a checkpoint, runs the commands, prints one table, and takes all away again."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.files", description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=4, help="default: %(default)s")
+    parser.add_argument("--tensors", type=int, default=50_000, help="default: %(default)s")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     size = int(options.gigabytes * 2**30)
@@ -42,11 +44,15 @@ def main() -> None:
         _generate(source, size)
         _generate(tiny, 0)
         print(_table(source, tiny, Path(folder, "out.safetensors")))
+        source.unlink()
+        many = Path(folder, "many.safetensors")
+        _generate(many, 4 * _SMALL**2 * options.tensors, _SMALL)
+        print(_many(many, options.tensors, Path(folder, "out.safetensors")))
 
 
-def _generate(path: Path, size: int) -> None:
+def _generate(path: Path, size: int, side: int = _SIDE) -> None:
     """A checkpoint of about so many bytes, in which names are ordered otherwise than tensors."""
-    side = _SIDE if size else 64
+    side = side if size else 64
     count = max(1, size // (4 * side * side))
     header = {}
     for i in range(count):
@@ -68,30 +74,43 @@ def _table(source: Path, tiny: Path, out: Path) -> str:
         "prune a tiny file": ["-m", "jaxprune", "prune", tiny, "-o", out],
         "prune": prune,
         "prune --per global": [*prune, "--per", "global"],
-        "prune --spec 2:4": [*prune, "--spec", "2:4"],
+        "prune --spec 2:4": [*prune, "--spec", "2:4", "--layout", "torch"],
         "report": ["-m", "jaxprune", "report", source],
+        "pack": ["-m", "jaxprune", "pack", source, "-o", out],
     }
     lines = [
         f"{source.stat().st_size / 2**30:.1f} GiB in tensors of {4 * _SIDE**2 // _MEGA} MiB",
-        f"{'work':20}{'seconds':>9}{'copies':>8}{'GB/s':>7}{'peak MiB':>10}{'tensors':>9}",
+        f"{'work':20}{'seconds':>9}{'CPU-s':>8}{'copies':>8}{'GB/s':>7}{'peak MiB':>10}"
+        f"{'tensors':>9}",
     ]
     copy = none = 0.0
     for work, arguments in works.items():
-        seconds, peak = _run(arguments)
+        seconds, busy, peak = _run(arguments)
         out.unlink(missing_ok=True)
         size = tiny.stat().st_size if "tiny" in work else source.stat().st_size
         copy, none = copy or seconds, peak if "tiny" in work else none
         tensors = (peak - none) / (4 * _SIDE**2 / _MEGA) if none else 0
         lines.append(
-            f"{work:20}{seconds:9.1f}{seconds / copy:8.2f}{size / seconds / 1e9:7.2f}{peak:10.0f}"
-            f"{tensors:9.1f}"
+            f"{work:20}{seconds:9.1f}{busy:8.1f}{seconds / copy:8.2f}{size / seconds / 1e9:7.2f}"
+            f"{peak:10.0f}{tensors:9.1f}"
         )
     lines.append("tensors: peak memory above that for a tiny file, in largest tensors")
     return "\n".join(lines)
 
 
-def _run(arguments: list[str | Path]) -> tuple[float, float]:
-    """Seconds, and peak memory in MiB, of a Python process."""
+def _many(source: Path, count: int, out: Path) -> str:
+    lines = [f"{count:,} tensors of {_SMALL}x{_SMALL}", f"{'work':20}{'seconds':>9}{'CPU-s':>8}"]
+    for work, arguments in {
+        "prune": ["prune", source, "-o", out],
+        "report": ["report", source],
+    }.items():
+        seconds, busy, _ = _run(["-m", "jaxprune", *arguments])
+        lines.append(f"{work:20}{seconds:9.1f}{busy:8.1f}")
+    return "\n".join(lines)
+
+
+def _run(arguments: list[str | Path]) -> tuple[float, float, float]:
+    """Seconds, seconds of CPU, and peak memory in MiB, of a Python process."""
     os.sync()
     start = time.perf_counter()
     child = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.DEVNULL)
@@ -100,7 +119,7 @@ def _run(arguments: list[str | Path]) -> tuple[float, float]:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"{arguments} failed with {child.returncode}")
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 if __name__ == "__main__":

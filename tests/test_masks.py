@@ -79,7 +79,6 @@ def test_unstructured_float64(seed, sparsity, x64):
     ("n", "m", "axis"),
     [
         (2, 4, -1),
-        (2, 4, -1),
         (2, 4, -2),
         (2, 4, 0),
         (2, 4, None),

@@ -64,11 +64,12 @@ def unsigned_of(dtype: Any) -> Any:
     return np.dtype(f"uint{8 * np.dtype(dtype).itemsize}").type
 
 
-def zeroed(weights: Array, kept: Array) -> Array:
-    """The weights with 0.0 wherever they are not kept."""
+def zeroed(weights: Array, kept: Array, out: Array | None = None) -> Array:
+    """The weights with 0.0 wherever they are not kept; written to `out`, if there is one."""
     # Of integers: a NaN that goes is gone, and no -0.0 is left.
     bits = unsigned_of(weights.dtype)
-    return np.multiply(weights.view(bits), kept, dtype=bits).view(weights.dtype)
+    place = None if out is None else out.view(bits)
+    return np.multiply(weights.view(bits), kept, out=place, dtype=bits).view(weights.dtype)
 
 
 def key_pieces(leaf: Ranked) -> Iterator[Array]:

@@ -1,12 +1,16 @@
 """The command line: parse, call the library, render. Nothing heavy is imported to print help."""
 
+import argparse
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
 from jaxprune._errors import PruningError
 from jaxprune.cli._parser import parser
+from jaxprune.cli._signals import catching, signals
+from jaxprune.cli._words import in_options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, or 2 after one line on stderr that says what is wrong. 1 if whoever
-        read what is printed has gone.
+        read what is printed has gone; 128 and its number after a signal.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to fail
@@ -25,11 +29,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if argv is None:  # in a process of its own: an accelerator's memory would only be in the way
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # A process of its own is about to end: a signal on its way out must change nothing.
+    with catching(restore=argv is not None):
+        try:
+            return _run(options)
+        except BaseException as error:
+            if signals.caught is None and not isinstance(error, KeyboardInterrupt):
+                raise
+            print(f"jaxprune: {_printable(_interrupted(signals.caught))}", file=sys.stderr)
+            return signals.status
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         from jaxprune.cli import _commands  # noqa: PLC0415  # JAX is behind it
 
-        getattr(_commands, options.command)(options)
-        print(end="", flush=True)
+        signals.check()
+        text = _commands.run(options)
+        with signals.at_once():
+            print(text, flush=True)
     except BrokenPipeError:
         # Or Python would complain when it flushes on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -37,17 +55,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PruningError, OSError, MemoryError) as error:
         print(f"jaxprune: {_printable(_told(error))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("jaxprune: interrupted; nothing was written.", file=sys.stderr)
-        return 130
+    except Exception as error:
+        if os.environ.get("JAXPRUNE_TRACEBACK"):
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        print(
+            f"jaxprune: unexpected {_printable(what)}. This is a bug in jaxprune; please report it "
+            "with what JAXPRUNE_TRACEBACK=1 shows.",
+            file=sys.stderr,
+        )
+        return 2
     return 0
+
+
+def _interrupted(number: int | None) -> str:
+    what = "interrupted" if number in (None, signal.SIGINT) else f"ended by {_name(number)}"
+    atomic = sys.modules.get("jaxprune.io._atomic")  # before it is there, nothing can be written
+    outputs = ", ".join(map(str, atomic.written())) if atomic else ""
+    return f"{what}; written: {outputs}." if outputs else f"{what}; nothing was written."
+
+
+def _name(number: int | None) -> str:
+    return signal.Signals(number).name if number is not None else ""
 
 
 def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         why = error.strerror or " ".join(map(str, error.args)) or type(error).__name__
         return f"{os.fsdecode(error.filename)}: {why}"
-    return str(error) or type(error).__name__
+    return in_options(str(error)) or type(error).__name__
 
 
 def _printable(text: str) -> str:

@@ -2,37 +2,59 @@
 
 import argparse
 import csv
+import io
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxprune import PruningError
-from jaxprune._report import LeafReport, gathered
+from jaxprune._report import LeafReport, SparsityReport, gathered
 from jaxprune._where import Where
 from jaxprune.cli._progress import progress
-from jaxprune.cli._specs import metric_of, spec_of, where_of
+from jaxprune.cli._specs import (
+    check_metric,
+    metric_of,
+    skipped_of,
+    spec_of,
+    told_layout,
+    where_of,
+)
+from jaxprune.cli._words import in_options
 from jaxprune.io import (
     Checkpoint,
+    Comparison,
+    Packed,
     Pruned,
     compare_checkpoints,
     histogram,
     open_checkpoint,
+    pack_checkpoint,
     plan_checkpoint,
     prune_checkpoint,
     report_checkpoint,
     report_rows,
+    unpack_checkpoint,
 )
-from jaxprune.io._atomic import replacing
-from jaxprune.io._formats import naming, refuse_input
+from jaxprune.io._atomic import forget_written, replacing
+from jaxprune.io._checkpoint import is_dotted
+from jaxprune.io._formats import mode_of, naming, refuse_input
 
 
-def prune(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> str:
+    """Does what was typed, and says what is to be printed."""
+    forget_written()
+    return _COMMANDS[options.command](options)
+
+
+def prune(options: argparse.Namespace) -> str:
     """`jaxprune prune`."""
+    check_metric(options)
     with open_checkpoint(options.input) as source:
         spec, where = spec_of(options, source), where_of(options, source)
+        layout = told_layout(options, source)
         if options.dry_run:
-            print(plan_checkpoint(source, spec, where=where))
-            return
+            plan = in_options(str(plan_checkpoint(source, spec, where=where)))
+            return f"{plan}\n{layout}" if layout else plan
         if options.output is None:
             raise PruningError("prune needs -o OUT, or --dry-run to write nothing.")
         _refuse_one_place(Path(options.output), options.mask_out)
@@ -46,33 +68,77 @@ def prune(options: argparse.Namespace) -> None:
             with_report=options.report,
             progress=progress,
         )
+    summary = _summary(options, source, done)
     if options.report:
-        print(gathered(sorted(done.rows, key=lambda row: row.path)))
-    print(_summary(options, source, done))
+        table = in_options(str(gathered(sorted(done.rows, key=lambda row: row.path))))
+        return f"{table}\n{summary}"
+    return summary
 
 
-def report(options: argparse.Namespace) -> None:
+def report(options: argparse.Namespace) -> str:
     """`jaxprune report`."""
     with open_checkpoint(options.input) as source:
-        where = where_of(options, source)
+        where, skip = where_of(options, source), skipped_of(options, source)
         if options.html:
             refuse_input(options.html, source)
-            _write_page(options.html, source, where)
-            return
-        found = report_checkpoint(source, where=where, progress=progress)
+            return _write_report(options.html, source, where, skip)
+        found = report_checkpoint(source, where=where, skip=skip, progress=progress)
     if options.json:
-        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
-    elif options.csv:
-        _print_csv(found.rows)
-    else:
-        print(found)
+        return json.dumps(found.to_dict(), indent=2, allow_nan=False)
+    if options.csv:
+        return _as_csv(found.rows)
+    return in_options(str(found)) + _saving(options.input, found)
 
 
-def compare(options: argparse.Namespace) -> None:
+def compare(options: argparse.Namespace) -> str:
     """`jaxprune compare`."""
     with open_checkpoint(options.a) as a, open_checkpoint(options.b) as b:
+        if options.html:
+            refuse_input(options.html, a)
+            refuse_input(options.html, b)
         found = compare_checkpoints(a, b, progress=progress)
-    print(json.dumps(found.to_dict(), indent=2, allow_nan=False) if options.json else found)
+        if options.html:
+            return _write_comparison(options.html, a, b, found)
+    return json.dumps(found.to_dict(), indent=2, allow_nan=False) if options.json else str(found)
+
+
+def pack(options: argparse.Namespace) -> str:
+    """`jaxprune pack`."""
+    with open_checkpoint(options.input) as source:
+        done = pack_checkpoint(source, options.output, progress=progress)
+        return _packing(
+            f"{done.tensors:,} of {len(source.tensors):,} tensors packed", done, options
+        )
+
+
+def unpack(options: argparse.Namespace) -> str:
+    """`jaxprune unpack`."""
+    done = unpack_checkpoint(options.input, options.output, progress=progress)
+    return _packing(f"{done.tensors:,} tensors unpacked", done, options)
+
+
+def _packing(what: str, done: Packed, options: argparse.Namespace) -> str:
+    share = f" ({done.packed / done.dense:.1%})" if done.dense else ""
+    return (
+        f"{what}: {done.dense:,} bytes of values are {done.packed:,} packed{share}\n"
+        f"written   {options.output}"
+    )
+
+
+def _saving(path: Path, report: SparsityReport) -> str:
+    """What packing would save, if it is worth a line."""
+    dense = packed = 0
+    for row in report.rows:
+        if row.count is not None:
+            values = row.count.bytes_dense * row.count.nonzero // max(1, row.count.total)
+            dense += row.count.bytes_dense
+            packed += min(row.count.bytes_dense, values + row.count.total // 8)
+    if packed > 0.99 * dense:
+        return ""
+    return (
+        f"\njaxprune pack {path} would make its floats about {1 - packed / dense:.0%} smaller: "
+        f"{packed:,} of {dense:,} bytes"
+    )
 
 
 def _refuse_one_place(output: Path, masks: Path | None) -> None:
@@ -87,35 +153,63 @@ def _summary(options: argparse.Namespace, source: Checkpoint, done: Pruned) -> s
     spec = spec_of(options, source)
     asked = spec["*"] if isinstance(spec, dict) else spec
     share, zero = done.removed / done.total, done.zeros / done.parameters
+    layout = told_layout(options, source)
     lines = [
         f"asked     {asked!r} by {options.metric}",
+        *([layout] if layout else []),
         f"achieved  {done.removed:,} of {done.total:,} weights removed ({share:.2%}), in "
         f"{done.tensors:,} of {len(source.tensors):,} tensors; {zero:.2%} of all "
         f"{done.parameters:,} parameters are zero",
         f"written   {options.output}",
     ]
+    if not done.removed:
+        lines.append("note      this removes nothing: the output holds what the input does")
     if options.mask_out:
         lines.append(f"masks     {options.mask_out}")
     return "\n".join(lines)
 
 
-def _write_page(target: Path, source: Checkpoint, where: Where) -> None:
-    from jaxprune.cli._page import LeafView, page  # noqa: PLC0415  # no other command needs it
+def _write_report(target: Path, source: Checkpoint, where: Where, skip: list[str]) -> str:
+    from jaxprune.cli._page import (  # noqa: PLC0415  # no other command needs it
+        LeafView,
+        in_natural_order,
+        page,
+    )
 
     leaves = []
-    for row, values in report_rows(source, where=where, progress=progress):
+    for row, values in report_rows(source, where=where, skip=skip, progress=progress):
         if row.count is None or values is None:  # it holds no floats
             continue
         zeros = row.count.total - row.count.nonzero
-        what = row.path, row.shape, row.dtype, row.count.total, zeros, row.pattern
+        name = _as_in_file(row.path, source)
+        what = name, row.shape, row.dtype, row.count.total, zeros, row.pattern
         leaves.append(LeafView(*what, histogram(values), row.in_scope))
-    with naming(target), replacing(target) as temporary:
-        temporary.write_text(page(source.path.name, leaves), "utf-8")
-    print(f"written   {target}")
+    leaves.sort(key=lambda leaf: in_natural_order(leaf.path))
+    return _write_page(target, page(source.path.name, leaves), mode_of(source))
 
 
-def _print_csv(rows: tuple[LeafReport, ...]) -> None:
-    out = csv.writer(sys.stdout, lineterminator="\n")
+def _write_comparison(target: Path, a: Checkpoint, b: Checkpoint, found: Comparison) -> str:
+    from jaxprune.cli._page import comparison_page, in_natural_order  # noqa: PLC0415  # as above
+
+    rows = [(_as_in_file(path, a), row) for path, row in found.rows.items()]
+    rows.sort(key=lambda row: in_natural_order(row[0]))
+    title = f"A: {a.path.name}, B: {b.path.name}"
+    return _write_page(target, comparison_page(title, rows, found.remarks), mode_of(a) & mode_of(b))
+
+
+def _as_in_file(path: str, source: Checkpoint) -> str:
+    return path.replace("/", ".") if is_dotted(source.tensors) else path
+
+
+def _write_page(target: Path, text: str, mode: int) -> str:
+    with naming(target), replacing(target, mode) as temporary:
+        temporary.write_text(text, "utf-8")
+    return f"written   {target}"
+
+
+def _as_csv(rows: tuple[LeafReport, ...]) -> str:
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
     out.writerow(
         ["path", "shape", "dtype", "total", "nonzero", "sparsity", "pattern", "in_scope", "reason"]
     )
@@ -124,3 +218,13 @@ def _print_csv(rows: tuple[LeafReport, ...]) -> None:
         numbers = [count.total, count.nonzero, count.sparsity] if count else ["", "", ""]
         shape = "x".join(map(str, row.shape))
         out.writerow([row.path, shape, row.dtype, *numbers, row.pattern, row.in_scope, row.reason])
+    return text.getvalue().rstrip("\n")
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {
+    "prune": prune,
+    "report": report,
+    "compare": compare,
+    "pack": pack,
+    "unpack": unpack,
+}

@@ -27,6 +27,8 @@ def parser() -> argparse.ArgumentParser:
     _add_prune(_command(commands, "prune", "write a checkpoint in which the least weights are 0"))
     _add_report(_command(commands, "report", "count what is zero, and name the pattern"))
     _add_compare(_command(commands, "compare", "tell what changed between two checkpoints"))
+    _add_pack(_command(commands, "pack", "write a checkpoint without its zeros"))
+    _add_unpack(_command(commands, "unpack", "write what was packed as it was"))
     return top
 
 
@@ -38,11 +40,23 @@ def _command(
     )
 
 
+def _text(typed: str) -> str:
+    if not typed or "\0" in typed:
+        raise argparse.ArgumentTypeError(f"expected a path, got {typed!r}")
+    return typed
+
+
+def _path(typed: str) -> Path:
+    return Path(_text(typed))
+
+
 def _add_prune(prune: argparse.ArgumentParser) -> None:
     add = prune.add_argument
-    add("input", metavar="IN", type=Path, help="the checkpoint")
+    add("input", metavar="IN", type=_path, help="the checkpoint")
     # No Path, for that would lose the slash at the end of a folder.
-    add("-o", "--output", metavar="OUT", help="what to write; its extension: the format")
+    add(
+        "-o", "--output", metavar="OUT", type=_text, help="what to write; its extension: the format"
+    )
     add("--sparsity", metavar="S", type=float, help="fraction removed, in [0, 1); 0.5 by default")
     add(
         "--spec",
@@ -62,38 +76,42 @@ def _add_prune(prune: argparse.ArgumentParser) -> None:
         "the channels (output by default): input, output or a number",
     )
     add(
-        "--metric", choices=("l1", "l2", "random", "lcg"), default="l1", help="default: %(default)s"
+        "--metric",
+        metavar="{l1,l2,random,lcg}",
+        default="l1",
+        help="how weights are scored; default: %(default)s. Wanda, SparseGPT and whatever else "
+        "needs data are calls in Python",
     )
     add("--seed", metavar="N", type=int, default=0, help="of random and lcg; default: %(default)s")
     _add_where(prune)
-    add("--skip", metavar="PATTERN", action="append", default=[], help=f"leave these: {_PATTERN}")
     add(
         "--layout",
         choices=("flax", "torch"),
-        default="flax",
-        help="where kernels keep input and output: [..., in, out], or [out, in, ...]; default: "
-        "%(default)s",
+        help="where kernels keep input and output: [..., in, out], or [out, in, ...]; by default "
+        "as names and metadata say, if they do",
     )
     add("--dry-run", action="store_true", help="say what would be pruned; read and write no values")
-    add("--mask-out", metavar="FILE", type=Path, help="write the masks too: bool, true = kept")
+    add("--mask-out", metavar="FILE", type=_path, help="write the masks too: bool, true = kept")
     add("--report", action="store_true", help="print the report of what was written")
 
 
 def _add_report(report: argparse.ArgumentParser) -> None:
     add = report.add_argument
-    add("input", metavar="FILE", type=Path, help="the checkpoint")
+    add("input", metavar="FILE", type=_path, help="the checkpoint")
     _add_where(report)
     form = report.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print it as JSON")
     form.add_argument("--csv", action="store_true", help="print its rows as CSV")
-    form.add_argument("--html", metavar="OUT.html", type=Path, help="write it as a page")
+    form.add_argument("--html", metavar="OUT.html", type=_path, help="write it as a page")
 
 
 def _add_compare(compare: argparse.ArgumentParser) -> None:
     add = compare.add_argument
-    add("a", metavar="A", type=Path, help="a checkpoint")
-    add("b", metavar="B", type=Path, help="another")
-    add("--json", action="store_true", help="print it as JSON")
+    add("a", metavar="A", type=_path, help="a checkpoint")
+    add("b", metavar="B", type=_path, help="another")
+    form = compare.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print it as JSON")
+    form.add_argument("--html", metavar="OUT.html", type=_path, help="write it as a page")
 
 
 def _add_where(command: argparse.ArgumentParser) -> None:
@@ -104,3 +122,18 @@ def _add_where(command: argparse.ArgumentParser) -> None:
         help=f"in scope are the floating tensors that it names, instead of all weights but biases, "
         f"norms and embeddings: {_PATTERN}",
     )
+    command.add_argument(
+        "--skip", metavar="PATTERN", action="append", default=[], help=f"leave these: {_PATTERN}"
+    )
+
+
+def _add_pack(pack: argparse.ArgumentParser) -> None:
+    add = pack.add_argument
+    add("input", metavar="IN", type=_path, help="the checkpoint")
+    add("-o", "--output", metavar="OUT", type=_text, required=True, help="a .safetensors file")
+
+
+def _add_unpack(unpack: argparse.ArgumentParser) -> None:
+    add = unpack.add_argument
+    add("input", metavar="IN", type=_path, help="what jaxprune pack wrote")
+    add("-o", "--output", metavar="OUT", type=_text, required=True, help="what to write")

@@ -6,8 +6,8 @@ the next run tells what was left behind from what is being written.
 """
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,55 +22,115 @@ except ImportError:  # Windows: there, a file that is open cannot be removed in 
 PART = ".jaxprune-part"  # what the names of unfinished outputs end in
 
 
+_placed: list[tuple[tuple[int, int], Path]] = []
+
+
+def written() -> list[Path]:
+    """The outputs put in place since `forget_written`, and that still stand there."""
+    return [target for identity, target in _placed if _identity(target) == identity]
+
+
+def forget_written() -> None:
+    """Starts the list of `written` anew."""
+    _placed.clear()
+
+
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Yields an empty file to write; it becomes `target` at the end, or vanishes on an error."""
+def replacing(target: Path, mode: int = 0o666) -> Iterator[Path]:
+    """Yields an empty file to write; it becomes `target` at the end, or vanishes on an error.
+
+    Args:
+        target: The file to write.
+        mode: The permissions of a new file, before the umask; one that is replaced lends its own.
+
+    Yields:
+        The file to fill.
+    """
     if target.is_dir():
         raise CheckpointError(f"{target} is a folder: name a file in it.")
     _sweep(target)
-    handle, name = tempfile.mkstemp(PART, f".{target.name}.", target.parent)
-    temporary = Path(name)
+    temporary, handle = _part_of(target), None
     try:
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         _lock(handle)
-        _like_others(target, temporary)
+        old = target.stat().st_mode & 0o777 if target.exists() else None
+        temporary.chmod(mode & ~_umask() if old is None else old)
         yield temporary
         os.fsync(handle)
-        temporary.replace(target)
+        _place(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     finally:
-        os.close(handle)
-    _sync(target.parent)
+        if handle is not None:
+            os.close(handle)
+    sync(target.parent)
 
 
 @contextmanager
-def creating(target: Path) -> Iterator[Path]:
+def creating(target: Path, mode: int = 0o666) -> Iterator[Path]:
     """Yields a new folder to fill; it becomes `target` at the end, or vanishes on an error.
 
     One folder cannot replace another in one step, so the target may not exist, or must be empty.
+
+    Args:
+        target: The folder to write.
+        mode: The most that its files permit, before the umask.
+
+    Yields:
+        The folder to fill.
     """
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise CheckpointError(
             f"{target} exists, and a folder is only written whole: remove it, or name a new one."
         )
     _sweep(target)
-    temporary = Path(tempfile.mkdtemp(PART, f".{target.name}.", target.parent))
-    handle = os.open(temporary, os.O_RDONLY)
+    temporary, handle = _part_of(target), None
     try:
+        temporary.mkdir(0o700)
+        handle = os.open(temporary, os.O_RDONLY)
         _lock(handle)
-        temporary.chmod(0o777 & ~_umask())
         yield temporary
-        for folder, _, files in os.walk(temporary):
-            for path in (*(Path(folder, file) for file in files), Path(folder)):
-                _sync(path)
-        temporary.replace(target)
+        _finish_folder(temporary, mode & ~_umask())
+        _place(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     finally:
-        os.close(handle)
-    _sync(target.parent)
+        if handle is not None:
+            os.close(handle)
+    sync(target.parent)
+
+
+def _part_of(target: Path) -> Path:
+    # A name first and the file afterwards: whenever a signal comes, it is known what to remove.
+    return target.parent / f".{target.name}.{secrets.token_hex(4)}{PART}"
+
+
+def _place(temporary: Path, target: Path) -> None:
+    identity = _identity(temporary)
+    if identity is not None:
+        _placed.append((identity, target))
+    temporary.replace(target)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _finish_folder(folder: Path, mode: int) -> None:
+    for above, _, files in os.walk(folder):
+        for file in files:
+            path = Path(above, file)
+            path.chmod(path.stat().st_mode & (mode | 0o100))
+            sync(path)
+        # A folder can be listed by whoever may read it.
+        Path(above).chmod(0o700 | mode | (mode & 0o444) >> 2)
+        sync(Path(above))
 
 
 def _lock(handle: int) -> None:
@@ -97,12 +157,6 @@ def _literal(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _like_others(target: Path, temporary: Path) -> None:
-    """Gives a file the permissions of the one it replaces, or those of any new file."""
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-    temporary.chmod(mode)
-
-
 def _umask() -> int:
     # The only way to read it is to set it.
     mask = os.umask(0o077)
@@ -110,7 +164,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until what was written to a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,5 +1,6 @@
 """What a checkpoint is to the rest: a list of tensors, read one at a time, and a writer of them."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -151,12 +152,17 @@ def is_possible(shape: Sequence[int]) -> bool:
     return not deep and math.prod(side for side in shape if side) < 2**63
 
 
+@functools.cache
 def numpy_dtype(name: str) -> np.dtype[Any] | None:
-    """The dtype of this name; None where NumPy and ml_dtypes know none."""
+    """The dtype that NumPy or ml_dtypes calls by this name; None where they know none."""
     try:
-        return np.dtype(getattr(ml_dtypes, name, name))
-    except TypeError:
+        dtype = np.dtype(getattr(ml_dtypes, name, name))
+    except (TypeError, ValueError):
         return None
+    # NumPy reads much more than its own names: "999999999f4", "V0", "O". And not all that
+    # ml_dtypes has is a dtype.
+    is_named = name == dtype.name or (dtype.kind in "USVMm" and name == dtype.str)
+    return dtype if is_named and dtype.itemsize and not dtype.hasobject else None
 
 
 def known_dtype(tensor: Tensor, path: Path, target: str) -> np.dtype[Any]:

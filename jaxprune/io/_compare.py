@@ -88,6 +88,16 @@ class Comparison:
         """All rows together."""
         return sum(self.rows.values(), Overlap())
 
+    @property
+    def remarks(self) -> list[str]:
+        """What differs beside the rows, a line each."""
+        return [
+            *(f"only in A: {path}" for path in self.only_a),
+            *(f"only in B: {path}" for path in self.only_b),
+            *(f"changed: {path}: {a} in A, {b} in B" for path, (a, b) in self.changed.items()),
+            *(f"other values: {path}" for path in self.others_changed),
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers, ready for JSON."""
         return {
@@ -103,10 +113,7 @@ class Comparison:
         header = ["tensor", "weights", "both", "only A", "only B", "IoU", "drift", "furthest"]
         cells: list[Sequence[str]] = [_cells(path, row) for path, row in self.rows.items()]
         lines = [table(header, [*cells, [], _cells("all", self.all)])]
-        lines += [f"only in A: {path}" for path in self.only_a]
-        lines += [f"only in B: {path}" for path in self.only_b]
-        lines += [f"changed: {path}: {a} in A, {b} in B" for path, (a, b) in self.changed.items()]
-        lines += [f"other values: {path}" for path in self.others_changed]
+        lines += self.remarks
         lines.append(
             "both, only A, only B: weights that are not zero there; drift: |B - A| / |A| of those "
             "in both."

@@ -2,12 +2,12 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxprune.io._atomic import PART, creating, replacing
+from jaxprune.io._atomic import PART, creating, replacing, sync
 from jaxprune.io._checkpoint import (
     Array,
     Checkpoint,
@@ -22,9 +22,9 @@ from jaxprune.io._msgpack import lay_out_msgpack, open_msgpack
 from jaxprune.io._npz import NpzCopy, NpzFile, NpzWriter
 from jaxprune.io._orbax import OrbaxCopy, OrbaxFolder, OrbaxWriter, is_orbax
 from jaxprune.io._progress import Bar, Progress, quiet
-from jaxprune.io._safetensors import lay_out_safetensors, open_safetensors
+from jaxprune.io._safetensors import lay_out_header, lay_out_safetensors, open_safetensors
 from jaxprune.io._sharded import INDEX, ShardedCopy, ShardedFile, indices_in
-from jaxprune.io._spans import PlacedWriter, SpanWriter
+from jaxprune.io._spans import PlacedWriter, SpanFile, SpanWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,13 @@ def _of_target(target: Path, source: Checkpoint, *, is_folder: bool) -> _Format:
 
 @contextmanager
 def rewriting(
-    target: Path | str, source: Checkpoint, *, progress: Progress = quiet
-) -> Iterator[Put]:
+    target: Path | str,
+    source: Checkpoint,
+    *,
+    mask_target: Path | None = None,
+    masks: Sequence[Tensor] = (),
+    progress: Progress = quiet,
+) -> Iterator[tuple[Put, Put]]:
     """Writes `target` whole or not at all: what `source` holds, with the values that are put.
 
     In the format of the source all else is copied byte for byte.
@@ -122,30 +127,45 @@ def rewriting(
         target: The file or folder to write; its extension says in which format, and a slash at its
             end that it is a folder.
         source: The checkpoint that is rewritten. Every tensor of it is put, in its order.
+        mask_target: A second file, put in place together with the first.
+        masks: The tensors that it holds, each of which is put, in their order.
         progress: Makes a progress bar of a label and a number of bytes.
 
     Yields:
-        `put(tensor, array)`.
+        `put(tensor, array)`, and the same for the masks; without a file for them it does nothing.
 
     Raises:
         CheckpointError: the target would be the source, or the format cannot hold what is there.
     """
     is_folder = str(target).endswith("/")  # which a Path does not keep
     target = Path(target)
-    refuse_input(target, source)
+    for path in (target, mask_target):
+        if path is not None:
+            refuse_input(path, source)
+    writes = [_rewrite(target, _of_target(target, source, is_folder=is_folder), source)]
+    if mask_target is not None:
+        mask_format = _of_name(mask_target)
+        writes.append(
+            _Write(mask_target, mask_format, lambda path: mask_format.make(path, masks, {}))
+        )
+    with _written(writes, mode_of(source), progress) as puts:
+        yield puts[0], puts[1] if mask_target is not None else _nowhere
+
+
+def _nowhere(tensor: Tensor, array: Array) -> None:
+    del tensor, array
+
+
+def _rewrite(target: Path, format_: _Format, source: Checkpoint) -> "_Write":
     made_of = _of_source(source.path)
-    format_ = _of_target(target, source, is_folder=is_folder)
     if made_of is format_:
-        with _checked(target, format_, progress, lambda path: format_.copy(path, source)) as put:
-            yield put
-        return
+        return _Write(target, format_, lambda path: format_.copy(path, source))
     if source.others:
         raise CheckpointError(
             f"{source.path} also holds {', '.join(map(repr, source.others[:3]))}, no plain arrays, "
             f"and {format_.name} could not keep them: write {made_of.name}."
         )
-    with making(target, source.tensors, source.metadata, progress=progress, format_=format_) as put:
-        yield put
+    return _Write(target, format_, lambda path: format_.make(path, source.tensors, source.metadata))
 
 
 @contextmanager
@@ -154,8 +174,8 @@ def making(
     tensors: Sequence[Tensor],
     metadata: Mapping[str, str],
     *,
+    mode: int = 0o666,
     progress: Progress = quiet,
-    format_: _Format | None = None,
 ) -> Iterator[Put]:
     """Writes `target` whole or not at all: these tensors, each of which is put, in their order.
 
@@ -163,17 +183,62 @@ def making(
         target: The file to write; its extension says in which format.
         tensors: What it will hold.
         metadata: What it will say of itself, if the format can.
+        mode: The permissions of a new file, before the umask.
         progress: Makes a progress bar of a label and a number of bytes.
-        format_: The format, if the extension does not say.
 
     Yields:
         `put(tensor, array)`.
     """
-    chosen = format_ or _of_name(target)
-    with _checked(
-        target, chosen, progress, lambda path: chosen.make(path, tensors, metadata)
-    ) as put:
+    format_ = _of_name(target)
+    write = _Write(target, format_, lambda path: format_.make(path, tensors, metadata))
+    with _written([write], mode, progress) as (put,):
         yield put
+
+
+@contextmanager
+def converting(
+    target: Path | str,
+    source: Checkpoint,
+    *,
+    header: bytes | None = None,
+    progress: Progress = quiet,
+) -> Iterator[Put]:
+    """Writes `target` whole or not at all: the tensors of `source`, each of which is put.
+
+    Args:
+        target: The file or folder to write; its extension says in which format.
+        source: What is read.
+        header: The header of a safetensors file of these tensors, if one is to be kept.
+        progress: Makes a progress bar of a label and a number of bytes.
+
+    Yields:
+        `put(tensor, array)`.
+    """
+    is_folder = str(target).endswith("/")
+    target = Path(target)
+    refuse_input(target, source)
+    format_ = _of_target(target, source, is_folder=is_folder)
+
+    def write(path: Path) -> Writer:
+        if header is not None and format_ is _SAFETENSORS:
+            spans = lay_out_header(path, header)
+            if set(spans) != set(source.tensors):
+                raise CheckpointError(
+                    f"{source.path} keeps a header that does not name its tensors: pack it again."
+                )
+            return PlacedWriter(path, spans)
+        return format_.make(path, source.tensors, source.metadata)
+
+    with _written([_Write(target, format_, write)], mode_of(source), progress) as (put,):
+        yield put
+
+
+def mode_of(source: Checkpoint) -> int:
+    """The permissions of a new output: those that all files of the source share."""
+    mode = 0o666
+    for path in source.files:
+        mode &= path.stat().st_mode
+    return mode | 0o600
 
 
 def refuse_input(target: Path, source: Checkpoint) -> None:
@@ -190,23 +255,47 @@ def refuse_input(target: Path, source: Checkpoint) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """An output: where, in which format, and what writes it."""
+
+    target: Path
+    format: _Format
+    writer: Callable[[Path], Writer]
+
+
 @contextmanager
-def _checked(
-    target: Path, format_: _Format, progress: Progress, write: Callable[[Path], Writer]
-) -> Iterator[Put]:
-    is_file = not format_.is_folder
-    place: Callable[[Path], AbstractContextManager[Path]] = replacing if is_file else creating
-    with naming(target), place(target) as path:
-        sums: dict[Tensor, int] = {}
-        with write(path) as writer:
+def _written(writes: Sequence[_Write], mode: int, progress: Progress) -> Iterator[list[Put]]:
+    """Fills several outputs, and puts them in place together when all have been checked."""
+    with ExitStack() as places, ExitStack() as fills:
+        paths = []
+        for write in writes:
+            places.enter_context(naming(write.target))
+            place = creating if write.format.is_folder else replacing
+            paths.append(places.enter_context(place(write.target, mode)))
+        yield [
+            fills.enter_context(_checked(write, path, progress))
+            for write, path in zip(writes, paths, strict=True)
+        ]
+
+
+@contextmanager
+def _checked(write: _Write, path: Path, progress: Progress) -> Iterator[Put]:
+    """Fills the file or folder that stands in for an output, and compares what can be read back."""
+    sums: dict[Tensor, int] = {}
+    with naming(write.target):
+        with write.writer(path) as writer:
 
             def put(tensor: Tensor, array: Array) -> None:
-                sums[tensor] = zlib.crc32(raw_bytes(array))
-                writer.put(tensor, array)
+                with naming(write.target):
+                    sums[tensor] = zlib.crc32(raw_bytes(array))
+                    writer.put(tensor, array)
 
             yield put
         with progress("checking", sum(tensor.nbytes for tensor in sums)) as bar:
-            _read_back(format_, path, target, sums, bar)
+            _read_back(write.format, path, write.target, sums, bar)
+        if path.is_file():
+            sync(path)
 
 
 @contextmanager
@@ -226,11 +315,17 @@ def _read_back(
     found = {}
     with format_.open(path) as written:
         for tensor in written.tensors:
-            found[tensor] = zlib.crc32(raw_bytes(written.read(tensor)))
+            found[tensor] = _checksum(written, tensor)
             bar.update(tensor.nbytes)
     # By path: a flat format and a tree write the same name in different ways.
     if _by_path(found) != _by_path(sums):
         raise CheckpointError(f"{target}: what was written reads back otherwise. Check the disk.")
+
+
+def _checksum(written: Checkpoint, tensor: Tensor) -> int:
+    if isinstance(written, SpanFile | ShardedFile):
+        return written.checksum(tensor)
+    return zlib.crc32(raw_bytes(written.read(tensor)))
 
 
 def _by_path(sums: Mapping[Tensor, int]) -> dict[str, int]:

@@ -20,11 +20,17 @@ from jaxprune.io._checkpoint import (
     numpy_dtype,
     tree_of,
 )
+from jaxprune.io._limits import refuse_crowded
+from jaxprune.io._regular import open_regular
 from jaxprune.io._spans import Span, SpanFile
 
 _CHUNK = 2**30  # Flax's; what the format allows an object is 4 GiB
 _CHUNKED = "__msgpack_chunked_array__"
 _DEEPEST = 100
+# Objects that are read: a tree has a few for each array (its keys, shape and dtype), and step
+# counters, texts and lists of numbers besides.
+_MOST_OBJECTS = 300_000
+_OF_AN_ARRAY = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ def open_msgpack(path: Path) -> SpanFile:
     Raises:
         CheckpointError: the file is cut, or no such tree.
     """
-    file = path.open("rb")
+    file = open_regular(path)
     try:
         end = file.seek(0, 2)
         file.seek(0)
@@ -77,7 +83,9 @@ def _tensor(path: Path, keys: tuple[Any, ...], shape: Any, dtype: str, nbytes: i
     if not is_possible(tensor.shape):
         raise _broken(path, f"{tensor.name!r} has the impossible shape {shown(shape)}")
     known = numpy_dtype(dtype)
-    if known is not None and tensor.size * known.itemsize != nbytes:
+    if known is None:
+        raise _broken(path, f"{tensor.name!r} has the unknown dtype {shown(dtype)}")
+    if tensor.size * known.itemsize != nbytes:
         raise _broken(
             path, f"{tensor.name!r} of {dtype} and shape {shown(shape)} cannot take {nbytes} bytes"
         )
@@ -132,9 +140,13 @@ class _Walk:
 
     def __init__(self, path: Path, file: BinaryIO, end: int) -> None:
         self.path, self.file, self.end = path, file, end
+        self.left, self.arrays = _MOST_OBJECTS, 0
 
     def object(self, depth: int) -> Any:
         """The next object."""
+        self.left -= 1
+        if self.left < 0:
+            raise _broken(self.path, f"it has more than {_MOST_OBJECTS} objects that are no arrays")
         if depth > _DEEPEST:
             raise _broken(self.path, f"it is nested deeper than {_DEEPEST}")
         kind, value = self.head()
@@ -193,6 +205,9 @@ class _Walk:
             ends = kind == "bytes" and start + size == stop <= self.end
             if whole and ends and isinstance(dtype, str):
                 self.file.seek(stop)
+                self.left += _OF_AN_ARRAY
+                self.arrays += 1
+                refuse_crowded(self.path, self.arrays)
                 return _Found(tuple(sides), dtype, (start, stop))
         return self.fail("an array is not made of shape, dtype and bytes")
 

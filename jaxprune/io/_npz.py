@@ -11,7 +11,15 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from jaxprune.io._checkpoint import Array, CheckpointError, Tensor, is_possible, raw_bytes
+from jaxprune.io._checkpoint import (
+    Array,
+    CheckpointError,
+    Tensor,
+    is_possible,
+    raw_bytes,
+)
+from jaxprune.io._limits import refuse_crowded, refuse_inflated
+from jaxprune.io._regular import open_regular
 from jaxprune.io._spans import read_into
 
 _PIECE = 1 << 20
@@ -46,25 +54,28 @@ class NpzFile:
         self.metadata: dict[str, str] = {}
         self.others: list[str] = []
         self.members: dict[Tensor, _Member] = {}
-        with path.open("rb"):  # whatever the system says of the path comes first
-            pass
+        file = open_regular(path)
         try:
-            self.zip = zipfile.ZipFile(path)
-        except _BROKEN as error:
-            raise _broken(path, error) from None
-        try:
-            self._list()
+            try:
+                self.zip = zipfile.ZipFile(file)
+            except _BROKEN as error:
+                raise _broken(path, error) from None
+            self._list(file.seek(0, 2))
         except BaseException:
-            self.zip.close()
+            file.close()
             raise
+        self._file = file
         self.tensors = list(self.members)
 
-    def _list(self) -> None:
+    def _list(self, size: int) -> None:
         infos = self.zip.infolist()
         if len({info.filename for info in infos}) < len(infos):
             raise _broken(self.path, "it names a member twice")
+        refuse_crowded(self.path, len(infos))
+        refuse_inflated(self.path, size, sum(info.file_size for info in infos))
         for info in infos:
-            member = _described(self.zip, info) if info.filename.endswith(".npy") else None
+            is_array = info.filename.endswith(".npy")
+            member = _described(self.path, self.zip, info) if is_array else None
             if member is None:
                 self.others.append(info.filename)
             else:
@@ -99,6 +110,7 @@ class NpzFile:
 
     def __exit__(self, *error: object) -> None:
         self.zip.close()
+        self._file.close()
 
 
 @contextmanager
@@ -113,9 +125,10 @@ def _broken(path: Path, what: object) -> CheckpointError:
     return CheckpointError(f"{path} is no whole npz file: {what}. Copy or write it again.")
 
 
-def _described(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[Tensor, _Member] | None:
+def _described(
+    path: Path, zipped: zipfile.ZipFile, info: zipfile.ZipInfo
+) -> tuple[Tensor, _Member] | None:
     """What an npy member holds; None if it is no plain array."""
-    path = Path(str(zipped.filename))
     try:
         with zipped.open(info) as file:
             version = np.lib.format.read_magic(file)
@@ -128,14 +141,15 @@ def _described(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[Tensor, 
             header = file.tell()
     except _BROKEN as error:
         raise _broken(path, f"{info.filename!r}: {error}") from None
-    if dtype.hasobject:
+    if dtype.hasobject or not dtype.itemsize:
         return None
     name = info.filename.removesuffix(".npy")
     plain = dtype.kind in "biufc"
     label = _native(dtype).name if plain else str(dtype)
     tensor = Tensor((name,), tuple(shape), label, 0)
     nbytes = tensor.size * dtype.itemsize
-    if not is_possible(shape) or header + nbytes != info.file_size:
+    whole = all(type(side) is int for side in shape)  # Python takes True for 1
+    if not whole or not is_possible(shape) or header + nbytes != info.file_size:
         raise _broken(
             path,
             f"{name!r} of {label} and shape {shape} cannot take {info.file_size - header} bytes",

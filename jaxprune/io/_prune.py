@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from jaxprune._specs.protocol import Work, select
 from jaxprune._specs.unstructured import Unstructured, pool_budget
 from jaxprune._tree import is_prunable
 from jaxprune._where import Where, is_weight
-from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
-from jaxprune.io._formats import making, refuse_input, rewriting
+from jaxprune.io._checkpoint import Array, Checkpoint, Put, Tensor, paths_of, wide_types
+from jaxprune.io._formats import rewriting
+from jaxprune.io._overlap import reading_ahead, writing_behind
 from jaxprune.io._progress import Progress, quiet
 from jaxprune.io._report import tensor_report
 
@@ -112,26 +113,31 @@ def _written(
     progress: Progress,
 ) -> Pruned:
     source = work.source
-    done, reports = Pruned(), []
+    tally, reports = _Tally(), []
     masked = [_mask_of(tensor) for tensor in source.tensors if work.row(tensor).spec is not None]
-    if mask_target:
-        refuse_input(mask_target, source)
     with ExitStack() as stack:
-        put = stack.enter_context(rewriting(target, source, progress=progress))
-        put_mask = stack.enter_context(making(mask_target, masked, {})) if mask_target else None
+        put, put_mask = stack.enter_context(
+            rewriting(target, source, mask_target=mask_target, masks=masked, progress=progress)
+        )
         work.share_budgets(progress)  # now that the outputs are known to be possible
         bar = stack.enter_context(progress("pruning", sum(t.nbytes for t in source.tensors)))
+        read = stack.enter_context(reading_ahead(source.read, source.tensors))
+        write = stack.enter_context(writing_behind())
         for tensor in source.tensors:
-            array, kept = work.pruned(tensor)
-            put(tensor, array)
-            if put_mask and kept is not None:
-                put_mask(_mask_of(tensor), kept)
-            done = _counted(done, tensor, array, kept)
+            array, kept = work.pruned(tensor, read(tensor))
+            write(tensor, functools.partial(_put, tensor, array, kept, put, put_mask))
+            tally.add(tensor, array, kept)
             if with_report:
                 row = work.row(tensor)
                 reports.append(tensor_report(row.path, tensor, array, kept, row.reason))
             bar.update(tensor.nbytes)
-    return replace(done, rows=tuple(reports))
+    return Pruned(**vars(tally), rows=tuple(reports))
+
+
+def _put(tensor: Tensor, array: Array, kept: Array | None, put: Put, put_mask: Put) -> None:
+    put(tensor, array)
+    if kept is not None:
+        put_mask(_mask_of(tensor), kept)
 
 
 def _shares_budget(spec: Any) -> bool:
@@ -147,18 +153,26 @@ def _mask_of(tensor: Tensor) -> Tensor:
     return Tensor(tensor.keys, tensor.shape, "bool", tensor.size)
 
 
-def _counted(done: Pruned, tensor: Tensor, array: Array, kept: Array | None) -> Pruned:
-    if not is_prunable(tensor):
-        return done
-    done = replace(
-        done,
-        parameters=done.parameters + tensor.size,
-        zeros=done.zeros + tensor.size - int(np.count_nonzero(array)),
-    )
-    if kept is None:
-        return done
-    removed = done.removed + tensor.size - int(np.count_nonzero(kept))
-    return replace(done, tensors=done.tensors + 1, total=done.total + tensor.size, removed=removed)
+@dataclass
+class _Tally:
+    """The numbers of `Pruned`, while they are counted."""
+
+    tensors: int = 0
+    total: int = 0
+    removed: int = 0
+    parameters: int = 0
+    zeros: int = 0
+
+    def add(self, tensor: Tensor, array: Array, kept: Array | None) -> None:
+        """Counts a tensor and its mask."""
+        if not is_prunable(tensor):
+            return
+        self.parameters += tensor.size
+        self.zeros += tensor.size - int(np.count_nonzero(array))
+        if kept is not None:
+            self.tensors += 1
+            self.total += tensor.size
+            self.removed += tensor.size - int(np.count_nonzero(kept))
 
 
 @dataclass
@@ -179,9 +193,8 @@ class _Work:
         """What the plan says of a tensor."""
         return self.rows[self.paths[tensor]]
 
-    def pruned(self, tensor: Tensor) -> tuple[Array, Array | None]:
+    def pruned(self, tensor: Tensor, array: Array) -> tuple[Array, Array | None]:
         """The values of a tensor without what goes, and the mask; None if it is left dense."""
-        array = self.source.read(tensor)
         spec = self.row(tensor).spec
         if spec is None:
             return array, None
@@ -191,13 +204,13 @@ class _Work:
         else:
             (mask,) = select(spec, [Work(spec, leaf, 0)])
             kept = np.asarray(mask)
-        return zeroed(array, kept), kept
+        return zeroed(array, kept, out=array), kept
 
     def _ranked(self, tensor: Tensor, array: Array) -> Ranked:
         """How the values of a tensor rank, in the dtype in which they are compared."""
-        made, dtype = pointwise(self.metric), self._dtypes[tensor]
-        if made is not None:
-            return Ranked(array, made, dtype)
+        score, dtype = pointwise(self.metric), self._dtypes[tensor]
+        if score is not None:
+            return Ranked(array, score, dtype)
         path = self.paths[tensor]
         return Ranked(np.asarray(importance({path: array}, self.metric)[path]), dtype=dtype)
 
@@ -208,11 +221,11 @@ class _Work:
 
     def share_budgets(self, progress: Progress) -> None:
         """Finds out what each tensor gives to a budget that it shares with others."""
-        pools: dict[tuple[str, int], list[Tensor]] = {}
+        pools: dict[str, list[Tensor]] = {}
         for tensor in self.source.tensors:
             row = self.row(tensor)
             if _shares_budget(row.spec):
-                pools.setdefault((row.rule, id(row.spec)), []).append(tensor)
+                pools.setdefault(row.rule, []).append(tensor)
         for pool in pools.values():
             self._share_budget(pool, self.row(pool[0]).spec, progress)
 

@@ -1,14 +1,14 @@
 """A checkpoint's report, tensor by tensor."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune._errors import NoMatch
+from jaxprune._errors import NoMatch, raise_problems
 from jaxprune._report import LeafReport, SparsityReport, gathered, leaf_report
 from jaxprune._tree import Leaf, is_prunable
-from jaxprune._where import Where, dense_reasons, is_weight
+from jaxprune._where import Pattern, Where, covers, dense_reasons, is_weight, no_match
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types, widened
 from jaxprune.io._progress import Progress, quiet
 
@@ -21,24 +21,35 @@ class Row(NamedTuple):
 
 
 def report_rows(
-    source: Checkpoint, *, where: Where = is_weight, progress: Progress = quiet
+    source: Checkpoint,
+    *,
+    where: Where = is_weight,
+    skip: Sequence[Pattern] = (),
+    progress: Progress = quiet,
 ) -> Iterator[Row]:
     """The rows of a checkpoint's report, one tensor at a time, in the order of their paths.
 
     Args:
         source: An open checkpoint.
         where: Which tensors are in scope.
+        skip: Patterns of those among them that are not.
         progress: Makes a progress bar of a label and a number of bytes.
 
     Yields:
         The rows.
 
     Raises:
-        NoMatch: no tensor is in scope.
+        NoMatch: no tensor is in scope, or a pattern covers none.
     """
     paths = paths_of(source.tensors)
     tensors = sorted(paths, key=paths.__getitem__)
     reasons = dense_reasons([Leaf(paths[tensor], tensor) for tensor in tensors], where)
+    names = [paths[tensor] for tensor in tensors]
+    skipped = {pattern: [covers(pattern, name) for name in names] for pattern in skip}
+    raise_problems(no_match(p, names) for p, covered in skipped.items() if not any(covered))
+    for pattern, covered in skipped.items():
+        why = f"skipped by {pattern!r}"
+        reasons = [old or (why if hit else "") for old, hit in zip(reasons, covered, strict=True)]
     if all(reasons):
         raise NoMatch(f"{source.path} has no tensor in scope: choose some with --where '*'.")
     with wide_types(tensors), progress("reading", sum(t.nbytes for t in tensors)) as bar:
@@ -67,26 +78,32 @@ def tensor_report(
 
 
 def report_checkpoint(
-    source: Checkpoint, *, where: Where = is_weight, progress: Progress = quiet
+    source: Checkpoint,
+    *,
+    where: Where = is_weight,
+    skip: Sequence[Pattern] = (),
+    progress: Progress = quiet,
 ) -> SparsityReport:
     """What `jaxprune.report` says of the tree {path: tensor}, one tensor in memory at a time.
 
     Args:
         source: An open checkpoint.
         where: Which tensors are in scope.
+        skip: Patterns of those among them that are not.
         progress: Makes a progress bar of a label and a number of bytes.
 
     Returns:
         The report.
     """
-    return gathered([row.report for row in report_rows(source, where=where, progress=progress)])
+    rows = report_rows(source, where=where, skip=skip, progress=progress)
+    return gathered([row.report for row in rows])
 
 
 _BINS = 64
 
 
 def histogram(values: Array) -> tuple[tuple[int, ...], float, float] | None:
-    """How often the values of a tensor lie in each of some bins; None if none is finite.
+    """How often values that are not zero lie in each of some bins; None if none such is finite.
 
     Args:
         values: Floats of any shape.
@@ -100,7 +117,7 @@ def histogram(values: Array) -> tuple[tuple[int, ...], float, float] | None:
     wide = map(widened, parts)
     ends = [
         (float(finite.min()), float(finite.max()))
-        for finite in (part[np.isfinite(part)] for part in wide)
+        for finite in (part[np.isfinite(part) & (part != 0)] for part in wide)
         if finite.size
     ]
     if not ends:
@@ -111,6 +128,7 @@ def histogram(values: Array) -> tuple[tuple[int, ...], float, float] | None:
     scale = max(highest / 2 - lowest / 2, 5e-324)
     for part in parts:
         wide_part = widened(part)
-        places = (wide_part[np.isfinite(wide_part)] / 2 - lowest / 2) / scale * _BINS
+        shown = np.isfinite(wide_part) & (wide_part != 0)
+        places = (wide_part[shown] / 2 - lowest / 2) / scale * _BINS
         counts += np.bincount(places.astype(np.int64).clip(0, _BINS - 1), minlength=_BINS)
     return tuple(counts.tolist()), lowest, highest

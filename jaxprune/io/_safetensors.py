@@ -14,10 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from jaxprune._text import shown
-from jaxprune.io._checkpoint import CheckpointError, Tensor, is_possible, numpy_dtype
+from jaxprune.io._checkpoint import (
+    CheckpointError,
+    Tensor,
+    is_possible,
+    numpy_dtype,
+)
+from jaxprune.io._json import LONGEST, parse_json
+from jaxprune.io._limits import refuse_crowded
+from jaxprune.io._regular import open_regular
 from jaxprune.io._spans import Span, SpanFile
 
-_LONGEST = 100_000_000  # what the format allows a header
 _METADATA = "__metadata__"
 
 # The format's dtypes, by the names NumPy and ml_dtypes give them.
@@ -43,8 +50,12 @@ _NAMES = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }
 _CODES = {name: code for code, name in _NAMES.items()}
-# Several of these share a byte: they are passed through.
-_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+# The bits of a value. Several of the last three share a byte: they are passed through.
+_WIDTHS = {
+    code: 8 * known.itemsize for code, name in _NAMES.items() if (known := numpy_dtype(name))
+}
+_WIDTHS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+_FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 def open_safetensors(path: Path) -> SpanFile:
@@ -53,18 +64,19 @@ def open_safetensors(path: Path) -> SpanFile:
     Raises:
         CheckpointError: the header is broken, or does not fit the file.
     """
-    file = path.open("rb", buffering=0)
+    file = open_regular(path, buffering=0)
     try:
         end = file.seek(0, 2)
         file.seek(0)
         length = int.from_bytes(file.read(8), "little")
-        if end < 8 or length > min(_LONGEST, end - 8):
+        if end < 8 or length > min(LONGEST, end - 8):
             raise _broken(
                 path,
-                f"its header claims {length} bytes in a file of {end} (at most {_LONGEST})",
+                f"its header claims {length} bytes in a file of {end} (at most {LONGEST})",
             )
         header = _parsed(path, file.read(length))
         metadata = _metadata(path, header.pop(_METADATA, {}))
+        refuse_crowded(path, len(header))
         spans = _spans(path, header, 8 + length, end)
     except BaseException:
         file.close()
@@ -79,29 +91,13 @@ def _broken(path: Path, what: str) -> CheckpointError:
 
 
 def _parsed(path: Path, raw: bytes) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
-            raise _broken(path, f"its header names {shown(twice)} twice")
-        return found
-
     try:
-        header = json.loads(raw.decode(), object_pairs_hook=once, parse_int=_integer)
-        json.dumps(header, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:
-        what = shown(str(error)) if isinstance(error, ValueError) else "nested too deep"
-        raise _broken(path, f"its header is not JSON ({what})") from None
+        header = parse_json(raw)
+    except ValueError as error:
+        raise _broken(path, f"its header {error}") from None
     if not isinstance(header, dict) or raw[:1] != b"{":
         raise _broken(path, "its header is not a JSON object")
     return header
-
-
-def _integer(text: str) -> int:
-    # JSON's -0 is no integer to other readers.
-    return int(text) if text != "-0" else -1
 
 
 def _metadata(path: Path, found: Any) -> dict[str, str]:
@@ -129,18 +125,18 @@ def _spans(
 def _described(path: Path, name: str, entry: Any) -> tuple[Tensor, Span]:
     fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
     code, shape, place = (fields.get(field, []) for field in ("dtype", "shape", "data_offsets"))
-    if set(fields) != {"dtype", "shape", "data_offsets"}:
+    if fields.keys() != _FIELDS:
         raise _broken(
             path,
             f"{shown(name)} should have dtype, shape and data_offsets, got {shown(entry)}",
         )
-    if not isinstance(code, str) or code not in _NAMES | _BITS:
+    if not isinstance(code, str) or code not in _WIDTHS:
         raise _broken(path, f"{shown(name)} has the unknown dtype {shown(code)}")
     if not _counts(shape) or not is_possible(shape):
         raise _broken(path, f"{shown(name)} has the impossible shape {shown(shape)}")
     if not _counts(place) or len(place) != 2 or place[0] > place[1]:
         raise _broken(path, f"{shown(name)} has the impossible offsets {shown(place)}")
-    bits = _BITS.get(code) or 8 * _itemsize(_NAMES[code])
+    bits = _WIDTHS[code]
     first, last = place
     if math.prod(shape) * bits != 8 * (last - first):
         raise _broken(
@@ -151,15 +147,35 @@ def _described(path: Path, name: str, entry: Any) -> tuple[Tensor, Span]:
 
 
 def _counts(value: Any) -> bool:
-    whole = isinstance(value, list) and all(type(each) is int for each in value)
     # What a 64-bit reader could not hold is absurd, and Python would print all its digits.
-    return whole and all(0 <= each < 2**63 for each in value)
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
 
 
-def _itemsize(name: str) -> int:
-    dtype = numpy_dtype(name)
-    assert dtype is not None
-    return dtype.itemsize
+def can_hold(dtype: str) -> bool:
+    """Whether the format has a dtype of this name."""
+    return dtype in _CODES
+
+
+def header_of(path: Path) -> bytes:
+    """The header of a safetensors file that was opened before, as it stands there."""
+    with open_regular(path) as file:
+        return file.read(int.from_bytes(file.read(8), "little"))
+
+
+def lay_out_header(path: Path, raw: bytes) -> dict[Tensor, Sequence[Span]]:
+    """Writes a safetensors file with a header of old, and says where the values go.
+
+    Raises:
+        CheckpointError: the header is broken.
+    """
+    header = _parsed(path, raw)
+    _metadata(path, header.pop(_METADATA, {}))
+    start = 8 + len(raw)
+    end = start + sum(_described(path, *item)[0].nbytes for item in header.items())
+    spans = _spans(path, header, start, end)
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw)
+    os.truncate(path, end)
+    return spans
 
 
 def lay_out_safetensors(

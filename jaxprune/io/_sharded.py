@@ -1,17 +1,19 @@
 """Sharded safetensors: an index that says which tensor lies in which file beside it."""
 
-import json
-import shutil
+import re
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from jaxprune._text import shown
 from jaxprune.io._checkpoint import Array, CheckpointError, Tensor
+from jaxprune.io._json import read_json
 from jaxprune.io._safetensors import open_safetensors
 from jaxprune.io._spans import SpanFile, SpanWriter
 
 INDEX = ".safetensors.index.json"
+_SERIES = re.compile(r"(.+)-\d+(-of-\d+\.safetensors)")
 
 
 class ShardedFile:
@@ -21,6 +23,7 @@ class ShardedFile:
         self.path = path
         self.index = _index_in(path)
         names = _weight_map(self.index)
+        _refuse_unnamed(self.index, set(names.values()))
         self.shards: dict[str, SpanFile] = {}
         self.others: list[str] = []
         self._open = ExitStack()
@@ -52,6 +55,10 @@ class ShardedFile:
         """The values of `tensor`."""
         return self.home[tensor].read(tensor)
 
+    def checksum(self, tensor: Tensor) -> int:
+        """The CRC-32 of the bytes of `tensor`."""
+        return self.home[tensor].checksum(tensor)
+
     def __enter__(self) -> Self:
         return self
 
@@ -76,19 +83,37 @@ def _index_in(path: Path) -> Path:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        found: Any = json.loads(index.read_bytes())
+        found = read_json(index)
         names = found["weight_map"]
-    except (ValueError, RecursionError, LookupError, TypeError):
+    except (LookupError, TypeError):
         raise CheckpointError(f"{index} is no index: expected JSON with a weight_map.") from None
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(
+            f"{index} is no index: it {error}, expected JSON with a weight_map."
+        ) from None
     if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{index} is no index: its weight_map is {shown(names)}.")
     for shard in names.values():
         # An index from elsewhere shall not reach outside its folder.
-        if not isinstance(shard, str) or Path(shard).name != shard:
+        if not isinstance(shard, str) or Path(shard).name != shard or "\0" in shard:
             raise CheckpointError(
                 f"{index} names the shard {shown(shard)}: expected a file name without folders."
             )
     return names
+
+
+def _refuse_unnamed(index: Path, names: Iterable[str]) -> None:
+    """Refuses shards of the index's series that it does not name: it is not the whole of them."""
+    for prefix, total in {found.groups() for name in names if (found := _SERIES.fullmatch(name))}:
+        pattern = re.compile(re.escape(prefix) + r"-\d+" + re.escape(total))
+        lost = {path.name for path in index.parent.iterdir() if pattern.fullmatch(path.name)}
+        if lost := lost - set(names):
+            raise CheckpointError(
+                f"{index} does not name {min(lost)}, which lies beside it and belongs to the same "
+                "shards: download the index again, or take the file away."
+            )
 
 
 class ShardedCopy:
@@ -108,7 +133,10 @@ class ShardedCopy:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         for writer in self._writers.values():
-            writer.__exit__(*error)
-        shutil.copyfile(self._source.index, self._folder / self._source.index.name)
+            writer.__exit__(kind, *error)
+        if kind is None:
+            # Not by shutil, which names the input in what it raises when the disk is full.
+            index = self._source.index
+            (self._folder / index.name).write_bytes(index.read_bytes())
