@@ -54,7 +54,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 SPECS = {
     "leaf": jp.Unstructured(0.7),
     "global": jp.Unstructured(0.7, per="global"),
-    "a floor": jp.Unstructured(0.9, per="global", min_nonzero=5),
+    "a floor": jp.Unstructured(0.9, per="global", min_nonzero=3),
     "axis": jp.Unstructured(0.7, per=0),
     "2:4": jp.NM(2, 4, axis=1),
     "rows": jp.Rows(0.5),
