@@ -13,6 +13,8 @@ VENV_WHEEL ?= .venv-wheel
 WORKERS ?= 2
 # Which tests; all of them by default.
 TESTS ?=
+# Tests see eight devices. On one the kernel lays samples side by side: these are run there too.
+ONE_DEVICE := tests/kernels/test_device.py
 
 BIN := $(VENV)/bin
 # Quieter than -q: pip's errors still show, its remarks about the machine's package index do not.
@@ -39,6 +41,7 @@ examples: $(VENV)/.ready-examples  ## run every example but the demo
 
 test: $(VENV)/.ready-test  ## run the tests, and the code of the README, docs and docstrings
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+	$(if $(TESTS),,TEST_DEVICES=1 $(BIN)/python -m pytest -n $(WORKERS) $(ONE_DEVICE))
 
 test-oldest: $(VENV_OLDEST)/.ready-test  ## the same on the oldest supported versions
 	$(VENV_OLDEST)/bin/python -m pytest -n $(WORKERS) $(TESTS)

@@ -14,13 +14,14 @@ import numpy as np
 from jax import lax
 
 import jaxprune as jp
-from benchmarks import networks, training, zeros
+from benchmarks import compiling, first_calls, memory, networks, training, zeros
 from benchmarks.race import Contender, Line, Row, race
 
 Host: TypeAlias = np.ndarray[Any, Any]
 
 _SHAPE = (2048, 2048)
 _SIZE = 2048 * 2048
+_GLOBAL = jp.Unstructured(0.5, per="global")
 _UNITS = (jp.Rows(0.5), jp.Columns(0.5), jp.Channels(0.5, axis=-1), jp.Block(0.5, (16, 16)))
 
 
@@ -34,7 +35,9 @@ def all_rows() -> list[Row]:
         *(_per_axis(axis) for axis in (-1, 0)),
         *(_bfloat16(sparsity) for sparsity in (0.5, 0.9)),
         Row("global budget over ResNet-50", _global),
-        *networks.rows(),
+        *first_calls.rows(),
+        *compiling.rows(),
+        *memory.rows(),
         *(_nm(2, 4, axis) for axis in (-1, -2)),
         *(_nm(n, 2 * n, -1) for n in (4, 8, 16)),
         *(_units(spec) for spec in _UNITS),
@@ -170,8 +173,8 @@ def _half_precision() -> Host:
 
 
 def _global(rounds: int) -> list[Line]:
-    params = networks.resnet50()
-    ours = _score_to_mask(networks.GLOBAL, params)
+    params = networks.filled("ResNet-50")
+    ours = _score_to_mask(_GLOBAL, params)
     leaf = _score_to_mask(jp.Unstructured(0.5), jnp.asarray(_normals()))
     size = networks.size_in_scope(params)
     wide = np.random.default_rng(0).standard_normal((size // 2048, 2048), np.float32)

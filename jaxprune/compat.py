@@ -6,7 +6,8 @@ promise, so everything is done in NumPy, by the kernel that prunes files and fir
 """
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +24,15 @@ from jaxprune._errors import (
 from jaxprune._kernels import host
 from jaxprune._kernels import lcg as generator
 from jaxprune._kernels.ranked import Ranked
+from jaxprune._report import SparsityReport
+from jaxprune._report import report as _report
+from jaxprune._score_stats import ScoreStats, TopScore, top_scores
+from jaxprune._score_stats import stats as _stats
 from jaxprune._specs.budget import budget
 from jaxprune._specs.checks import check_count, check_sparsity
 from jaxprune._text import shown
 from jaxprune._tree import concrete_leaves, is_traced
+from jaxprune._where import any_leaf
 
 MetricName: TypeAlias = Literal["l1_magnitude", "l2_magnitude", "taylor_proxy", "random"]
 Granularity: TypeAlias = Literal["unstructured", "structured_row", "structured_column"]
@@ -37,6 +43,16 @@ _METRICS: dict[str, Callable[[host.Array, int], host.Array]] = {
     "taylor_proxy": lambda array, seed: np.square(array),
     "random": lambda array, seed: generator.on_host(seed, array.size).reshape(array.shape),
 }
+
+
+class PruningConfig(TypedDict):
+    """Arguments of `prune` by name, as the presets give them."""
+
+    sparsity: float
+    metric: MetricName
+    granularity: Granularity
+
+
 _ALONG = {"structured_row": 1, "structured_column": 0}  # the axis that a unit spans
 
 
@@ -123,6 +139,110 @@ def importance(array: ArrayLike, metric: MetricName = "l1_magnitude", seed: int 
         PruningError: The metric's name or the seed is not valid, or `array` is traced.
     """
     return jnp.asarray(_scores(_tensor(array), metric, seed))
+
+
+def unstructured_l1(sparsity: float) -> PruningConfig:
+    """The reference's preset for single weights by magnitude, for `prune(array, **preset)`.
+
+    Args:
+        sparsity: The fraction removed, in [0, 1).
+
+    Raises:
+        InvalidSparsity: The sparsity is not a number in [0, 1).
+
+    Examples:
+        >>> from jaxprune import compat
+        >>> compat.prune([3.0, -1.0], **compat.unstructured_l1(0.5))[1]
+        Array([1., 0.], dtype=float32)
+    """
+    check_sparsity(sparsity)
+    return PruningConfig(sparsity=sparsity, metric="l1_magnitude", granularity="unstructured")
+
+
+def structured_row_l2(sparsity: float) -> PruningConfig:
+    """The reference's preset for whole rows by their Euclidean norm, for `prune(array, **preset)`.
+
+    Args:
+        sparsity: The fraction of the rows removed, in [0, 1).
+
+    Raises:
+        InvalidSparsity: The sparsity is not a number in [0, 1).
+    """
+    check_sparsity(sparsity)
+    return PruningConfig(sparsity=sparsity, metric="l2_magnitude", granularity="structured_row")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ImportanceScores:
+    """The scores of one tensor, and the metric that made them.
+
+    Attributes:
+        values: float32, of the tensor's shape.
+        metric: The reference's name of the metric.
+        seed: The seed of the random metric.
+    """
+
+    values: jax.Array
+    metric: MetricName
+    seed: int = 0
+
+    def sparsity(self, threshold: float = 0.0) -> float:
+        """The fraction of the scores at or below a threshold, in float32; 0.0 of no scores.
+
+        A NaN is at or below nothing.
+        """
+        values = np.asarray(self.values)
+        low = int(np.count_nonzero(values <= np.float32(threshold)))
+        return low / values.size if values.size else 0.0
+
+    def top_k(self, k: int) -> list[TopScore]:
+        """The k highest scores, highest first; none if k is 0, or if there are no scores.
+
+        Raises:
+            PruningError: `k` is not an integer of 0 or more.
+        """
+        check_count("k", k, PruningError)
+        return top_scores(self.values, k) if k and self.values.size else []
+
+    def stats(self) -> ScoreStats:
+        """Their statistics; zeros of no scores."""
+        if not self.values.size:
+            return ScoreStats(*[jnp.float32(0)] * len(ScoreStats._fields))
+        return _stats(self.values)
+
+
+def scores(
+    array: ArrayLike, metric: MetricName = "l1_magnitude", seed: int = 0
+) -> ImportanceScores:
+    """Scores one tensor, and remembers by which metric.
+
+    Args:
+        array: The weights; they are taken as float32.
+        metric: The reference's name of the metric.
+        seed: The seed of the random metric.
+
+    Raises:
+        PruningError: As `importance` does.
+
+    Examples:
+        >>> from jaxprune import compat
+        >>> scores = compat.scores([3.0, -1.0, 2.0, 0.5])
+        >>> scores.metric, scores.sparsity(threshold=1.0)
+        ('l1_magnitude', 0.5)
+    """
+    return ImportanceScores(importance(array, metric, seed), metric, int(seed))
+
+
+def report(params: Any) -> SparsityReport:
+    """Reports on every tensor of a tree as the reference does: vectors and biases count too.
+
+    Args:
+        params: Any tree of arrays.
+
+    Returns:
+        What `jaxprune.report(params, where=jaxprune.any_leaf)` gives.
+    """
+    return _report(params, where=any_leaf)
 
 
 def lcg(seed: int, n: int) -> jax.Array:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 # Before JAX wakes up: afterwards the number of devices is settled.
-chex.set_n_cpu_devices(8)
+chex.set_n_cpu_devices(int(os.environ.get("TEST_DEVICES", "8")))
 
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.register_profile("dev", deadline=None, max_examples=40)

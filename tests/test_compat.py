@@ -128,11 +128,15 @@ def test_recorded_statistics_under_x64(x64):
         _compare_statistics(CASES[::24])
 
 
-def test_the_statistics_of_nothing_are_an_error():
+def test_the_statistics_of_nothing_are_an_error_and_zeros_in_compat():
     (empty,) = [case for case in CASES if case["shape"] == [0]]
-    assert set(empty["stats"].values()) == {"00000000"}  # where the reference makes something up
+    values = floats(empty["scores"])
     with pytest.raises(jp.NoMatch, match="there are no scores"):
-        jp.stats(jnp.asarray(floats(empty["scores"])))
+        jp.stats(jnp.asarray(values))
+    found = compat.scores(values).stats()
+    assert {name: bits(value) for name, value in zip(empty["stats"], found, strict=True)} == (
+        empty["stats"]
+    )
 
 
 def _compare_statistics(cases):
@@ -567,3 +571,75 @@ def test_what_is_no_tensor_is_refused(array):
         compat.prune(array, sparsity=0.5)
     with pytest.raises(jp.PruningError, match="expected one tensor of numbers, got"):
         compat.importance(array)
+
+
+# --- scores as an object, presets, reports ------------------------------------------------------
+
+
+def test_scores_remember_their_metric_and_seed():
+    scores = compat.scores([[1.0, -2.0]], "random", seed=7)
+    assert (scores.metric, scores.seed) == ("random", 7)
+    assert bits(scores.values) == bits(compat.importance([[1.0, -2.0]], "random", seed=7))
+    assert compat.scores([1.0]).metric == "l1_magnitude"
+
+
+@pytest.mark.parametrize(
+    ("weights", "threshold", "fraction"),
+    [
+        ([0.0, -0.0, 1.0, -2.0], 0.0, 0.5),
+        ([0.5, -1.0, 2.0, 4.0], 1.0, 0.5),
+        ([0.5, -1.0, 2.0, 4.0], 0.99, 0.25),
+        ([0.1, 0.2], 0.1, 0.5),  # which float64 and float32 round apart
+        ([np.nan, np.inf, 1.0, 1.0], 9.0, 0.5),
+        ([1.0, 2.0], -1.0, 0.0),
+        ([1.0, 2.0], np.inf, 1.0),
+        ([], 1.0, 0.0),
+    ],
+)
+def test_the_fraction_of_scores_at_or_below_a_threshold(weights, threshold, fraction):
+    assert compat.scores(np.array(weights)).sparsity(threshold) == fraction
+
+
+def test_the_fraction_at_or_below_zero_is_the_default():
+    assert compat.scores([0.0, 1.0, 2.0, 3.0]).sparsity() == 0.25
+
+
+def test_top_k_of_scores():
+    scores = compat.scores([[1.0, -5.0], [5.0, 2.0]])
+    assert [(top.index, top.score) for top in scores.top_k(3)] == [
+        ((0, 1), 5.0),
+        ((1, 0), 5.0),
+        ((1, 1), 2.0),
+    ]
+    assert len(scores.top_k(99)) == 4
+    assert scores.top_k(0) == []
+    assert compat.scores(np.zeros((0, 3))).top_k(2) == []
+    with pytest.raises(jp.PruningError, match=r"k is a Python integer of 0 or more.*got -1"):
+        scores.top_k(-1)
+
+
+def test_statistics_of_scores():
+    assert [float(number) for number in compat.scores([1.0, -3.0]).stats()] == [1, 3, 2, 2, 1]
+
+
+def test_presets_are_arguments_of_prune():
+    weights = np.array([[3.0, -1.0, 2.5], [0.5, -4.0, 1.0]])
+    for preset, metric, granularity in (
+        (compat.unstructured_l1(0.5), "l1_magnitude", "unstructured"),
+        (compat.structured_row_l2(0.5), "l2_magnitude", "structured_row"),
+    ):
+        expected = compat.prune(weights, sparsity=0.5, metric=metric, granularity=granularity)
+        chex.assert_trees_all_equal(compat.prune(weights, **preset), expected)
+
+
+@pytest.mark.parametrize("preset", [compat.unstructured_l1, compat.structured_row_l2])
+def test_presets_refuse_what_is_not_a_sparsity(preset):
+    with pytest.raises(jp.InvalidSparsity, match=r"got 1\.0"):
+        preset(1.0)
+
+
+def test_a_report_counts_vectors_and_biases():
+    report = compat.report({"bias": jnp.zeros(3), "w": jnp.array([0.0, 2.0])})
+    assert report.summary == "layers=2 total_params=5 total_nonzero=1 overall_sparsity=0.8000"
+    with pytest.raises(jp.NoMatch):
+        jp.report({"bias": jnp.zeros(3), "w": jnp.array([0.0, 2.0])})

@@ -44,9 +44,9 @@ class Grid(NamedTuple):
         """How many keys a group holds."""
         return math.prod(self.keys.shape[axis] for axis in self.axes)
 
-    def positions(self) -> jax.Array:
-        """The int32 row-major position of each key in its group."""
-        return positions(self.keys.shape, self.axes)
+    def positions(self, first: Any = 0) -> jax.Array:
+        """The int32 row-major position of each key in its group, counted from `first`."""
+        return positions(self.keys.shape, self.axes, first)
 
     def before(
         self, key: jax.Array, last: jax.Array | None = None, position: jax.Array | None = None
@@ -110,15 +110,22 @@ def tally(hits: jax.Array, axes: Sequence[int], runs: int | None = None) -> jax.
 
 def count_before(ranked: Ranked, key: jax.Array, last: jax.Array | None = None) -> jax.Array:
     """How many scores of a leaf lie before a cut: an int32 scalar."""
-    # The keys are computed again in every pass. Without the barrier the compiler would do it once,
-    # before the search, and keep those of all leaves in memory.
-    ranked, key, last = lax.optimization_barrier((ranked, key, last))
-    return fold(ranked.keys()).before(key, last).reshape(())
+    # Keys and positions are computed again in every pass. Without the barrier the compiler would
+    # compute them once, before the search, and keep those of all leaves in memory.
+    ranked, key, last, first = lax.optimization_barrier((ranked, key, last, jnp.int32(0)))
+    grid = fold(ranked.keys())
+    return grid.before(key, last, grid.positions(first)).reshape(())
 
 
-def positions(shape: Sequence[int], axes: Sequence[int]) -> jax.Array:
-    """The int32 row-major position, among the `axes`, of each place of an array."""
-    where, stride = jnp.zeros(shape, jnp.int32), 1
+def positions(shape: Sequence[int], axes: Sequence[int], first: Any = 0) -> jax.Array:
+    """The int32 row-major position, among the `axes`, of each place of an array.
+
+    Args:
+        shape: The shape of the array.
+        axes: The axes along which positions are counted.
+        first: Where they begin.
+    """
+    where, stride = jnp.full(shape, first, jnp.int32), 1
     for axis in sorted(axes, reverse=True):
         where = where + lax.broadcasted_iota(jnp.int32, shape, axis) * stride
         stride *= shape[axis]

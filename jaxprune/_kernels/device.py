@@ -8,13 +8,13 @@ score with its cut, where it lies.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxprune._kernels.counting import counter_of, fold, key_at, positions, tally, top_of
+from jaxprune._kernels.counting import Grid, counter_of, fold, key_at, positions, tally, top_of
 from jaxprune._kernels.floats import GONE, exponent, from_keys, keys, scaled_down, scaled_up
 from jaxprune._kernels.limbs import Limbs, split
 from jaxprune._kernels.pools import pool_cuts
@@ -117,15 +117,20 @@ def _group_survivors(
     wanted = zeros + (count.reshape(zeros.shape) if count.ndim else count)
     guesses = group_guesses(grid, wanted.astype(jnp.float32))
     size, counter = jnp.int32(grid.size), counter_of(grid.keys.dtype)
-    position = grid.positions() if ties == "first" else size - 1 - grid.positions()
+
+    def in_order(grid: Grid, first: Any = 0) -> jax.Array:
+        position = grid.positions(first)
+        return position if ties == "first" else size - 1 - position
 
     def step(state: tuple[jax.Array, CutSearch]) -> tuple[jax.Array, CutSearch]:
         turn, search = state
         at = next_place(search.range)
         for i, guess in enumerate(guesses):
             at = jnp.where((turn == i) & ~search.tied, within(search.range, guess), at)
-        key, last = tried(search, at)
-        excess = grid.before(key, last, position) - wanted
+        # As in `count_before`: keys and positions are computed again in every pass.
+        again, key, last, first = lax.optimization_barrier((leaf, *tried(search, at), jnp.int32(0)))
+        here = fold(again.keys(), axes)
+        excess = here.before(key, last, in_order(here, first)) - wanted
         return turn + 1, advanced(search, at, excess, size)
 
     low = zeros.astype(counter)
@@ -136,7 +141,11 @@ def _group_survivors(
     search = lax.while_loop(
         lambda state: jnp.any(state[1].range.open), step, (jnp.int32(0), search)
     )[1]
-    cut = key_at(search.key, grid.keys.dtype) + (position <= search.last).astype(grid.keys.dtype)
+    # Made anew once more: only the sample and this comparison read keys outside of the loop.
+    leaf, search = lax.optimization_barrier((leaf, search))
+    grid = fold(leaf.keys(), axes)
+    tied = (in_order(grid) <= search.last).astype(grid.keys.dtype)
+    cut = key_at(search.key, grid.keys.dtype) + tied
     return (grid.keys >= cut).reshape(leaf.values.shape)
 
 
