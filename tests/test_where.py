@@ -405,7 +405,7 @@ def pruned_paths(where):
         (jp.Weights(also=["shared", "stem"], but="s*"), DEFAULT - {"stem/kernel"}),
         (jp.Weights(also="*", but="*/bias"), DEFAULT | {"shared", "router/kernel"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_weights_are_the_default_with_changes(where, expected):
     assert pruned_paths(where) == expected
@@ -445,7 +445,11 @@ def test_what_can_never_be_pruned_is_not_added_in_silence():
         jp.plan(MODEL, 0.5, where=jp.Weights(also="step"))
 
 
-@pytest.mark.parametrize("wrong", [3, None, ["stem", 3], lambda path, leaf: True], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [3, None, ["stem", 3], lambda path, leaf: True],
+    ids=["integer", "None", "mixed", "predicate"],
+)
 def test_weights_of_something_else_than_patterns_are_refused(wrong):
     with pytest.raises(jp.PruningError, match=r"but=.* is neither a path pattern nor several"):
         jp.Weights(but=wrong)
