@@ -36,7 +36,7 @@ from jaxprune._kernels.sharding import on_any_mesh
 Ties: TypeAlias = Literal["first", "last"]
 
 _PAIRWISE = 32  # the widest N:M group in which every pair of scores is compared
-_SHORT = 2**16  # the most units that are ranked by `top_k`
+_SHORT = 2**13  # the most units that are ranked by `top_k`; beyond, counting is as fast to run
 
 
 def pool_survivors(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune._errors import BelowMinNonzero, Problem
+from jaxprune._errors import BelowMinNonzero, InvalidPattern, Problem
 from jaxprune._kernels import device, host
 from jaxprune._kernels.counting import LARGEST
 from jaxprune._kernels.placement import from_host, on_host
@@ -31,6 +31,7 @@ from jaxprune._specs.checks import (
 )
 from jaxprune._specs.protocol import Work, fit, fit_together, removed, resolved, select
 from jaxprune._tree import Leaf, is_traced, node
+from jaxprune._where import leave_out
 
 Scope: TypeAlias = Literal["leaf", "global"] | Axis
 
@@ -87,7 +88,16 @@ def _groups(spec: Unstructured, shape: tuple[int, ...]) -> int:
 def _(spec: Unstructured, leaf: Leaf) -> Problem | None:
     problem = empty(leaf) or (spec.along is not None and absent_axis(leaf, spec.along)) or None
     shape = leaf.value.shape
-    return problem or wrong_floor(spec.min_nonzero, leaf, math.prod(shape) // _groups(spec, shape))
+    if problem:
+        return problem
+    size = math.prod(shape) // _groups(spec, shape)
+    if spec.along is not None and size > LARGEST:
+        return Problem(
+            InvalidPattern,
+            f"{leaf.name} has {size} weights at each index along axis {spec.per}, more than the "
+            f"{LARGEST} that one group may have: choose another axis, or {leave_out(leaf.path)}.",
+        )
+    return wrong_floor(spec.min_nonzero, leaf, size)
 
 
 @fit_together.register
