@@ -21,6 +21,7 @@ from ._specs.n_of_m import NM
 from ._specs.units import Block, Channels, Columns, Rows
 from ._specs.unstructured import Unstructured
 from ._where import Weights, any_leaf, is_weight
+from .training._keep_mask import keep_mask
 from .training._lottery import Ticket, lottery_tickets
 from .training._rules import (
     Averaged,
@@ -33,7 +34,7 @@ from .training._rules import (
     sparse_evolution,
 )
 from .training._schedules import Schedule, constant, gradual, one_shot, periodic
-from .training._sparsify import keep_mask, sparsify
+from .training._sparsify import sparsify
 from .training._state import KeepMaskState, SparsifyState, current, sparsities
 from .training._straight_through import straight_through
 

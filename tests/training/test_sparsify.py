@@ -527,7 +527,7 @@ def test_a_given_mask_out_of_scope_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("leaf", "words"), [(None, "it is none"), (jnp.ones((1, 4)), r"it has shape \(1, 4\)")]
+    ("leaf", "words"), [(None, "it is not an array"), (jnp.ones((1, 4)), r"it has shape \(1, 4\)")]
 )
 def test_updates_that_do_not_fit_are_told(leaf, words):
     updates = {**PARAMS, "up": {**PARAMS["up"], "kernel": leaf}}
