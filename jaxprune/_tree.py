@@ -94,7 +94,8 @@ def aligned(tree: Any, other: Any, what: str) -> Iterator[tuple[Leaf, Any]]:
     """Pairs the leaves of `tree` with those of `other`, which `what` names in the error.
 
     A hole in `other`, None or an empty named tuple such as `optax.MaskedNode`, stands for every
-    leaf of `tree` below it. Where `tree` has an empty named tuple, what `other` has below is unused.
+    leaf of `tree` below it. Where `tree` has an empty named tuple, what `other` has below is not
+    used.
 
     Raises:
         StructureMismatch: the two have different paths.
@@ -146,9 +147,7 @@ def _combined(first: Any, second: Any, what: str, keys: tuple[Any, ...]) -> Any:
         return lambda node: node is not of
 
     ours, structure = jax.tree_util.tree_flatten_with_path(first, is_leaf=is_child(first))
-    theirs, other_structure = jax.tree_util.tree_flatten_with_path(
-        second, is_leaf=is_child(second)
-    )
+    theirs, other_structure = jax.tree_util.tree_flatten_with_path(second, is_leaf=is_child(second))
     if structure != other_structure or jax.tree_util.treedef_is_leaf(structure):
         raise StructureMismatch(
             f"there are several {what} for {Leaf(_path(keys), None).name}: pass the part of the "

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxprune._errors import PruningError
@@ -25,20 +24,25 @@ def renewed(inner: Any, state: Any, params: Any, masks: Sequence[Any]) -> Any:
     Raises:
         PruningError: `inner.init` cannot be called on a placeholder.
     """
-    owners = _owners(inner, state, params)
-    values, structure = jax.tree.flatten(state)
-    fresh = jax.tree.leaves(inner.init(params))
-    return jax.tree.unflatten(
-        structure,
+    places = zip(
+        leaves(state),
+        leaves(inner.init(params)),
+        leaves(_owners(inner, state, params)),
+        strict=True,
+    )
+    return rebuild(
+        state,
         [
-            value if owner < 0 or masks[owner] is None else jnp.where(masks[owner], value, new)
-            for owner, value, new in zip(owners, values, fresh, strict=True)
+            old.value
+            if owner is None or owner < 0 or masks[owner] is None
+            else jnp.where(masks[owner], old.value, new.value)
+            for old, new, (_, owner) in places
         ],
     )
 
 
-def _owners(inner: Any, state: Any, params: Any) -> list[int]:
-    """For each leaf of a state the index of the parameter whose memory it is, or -1.
+def _owners(inner: Any, state: Any, params: Any) -> Any:
+    """A tree like a state: the index of the parameter whose memory lies there, or -1.
 
     Optax calls `inner.init` on a placeholder: where that comes back, a tree like the parameters
     lies in a state.
@@ -54,7 +58,7 @@ def _owners(inner: Any, state: Any, params: Any) -> list[int]:
         return i if is_array(value) and value.shape == jnp.shape(found[i].value) else -1
 
     try:
-        owners = optax.tree_utils.tree_map_params(
+        return optax.tree_utils.tree_map_params(
             inner, owner, state, numbers, transform_non_params=lambda _: -1, is_leaf=is_hole
         )
     except Exception as error:
@@ -63,4 +67,3 @@ def _owners(inner: Any, state: Any, params: Any) -> list[int]:
             "optax.tree_utils.tree_map_params cannot: the optimizer's init must work on any tree, "
             f"as jax.tree.map does. It raised {type(error).__name__}: {error}"
         ) from error
-    return jax.tree.leaves(owners)

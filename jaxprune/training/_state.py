@@ -84,9 +84,12 @@ def current(state: Any) -> SparsifyState | KeepMaskState:
         >>> params = {"body": {"kernel": jnp.ones((2, 2))}, "head": {"kernel": jnp.ones((2, 2))}}
         >>> once = {"schedule": jp.one_shot()}
         >>> tx = optax.partition(
-        ...     {"much": jp.sparsify(optax.adam(1e-3), 0.75, **once),
-        ...      "some": jp.sparsify(optax.sgd(1e-2), 0.5, **once)},
-        ...     {"body": {"kernel": "much"}, "head": {"kernel": "some"}})
+        ...     {
+        ...         "much": jp.sparsify(optax.adam(1e-3), 0.75, **once),
+        ...         "some": jp.sparsify(optax.sgd(1e-2), 0.5, **once),
+        ...     },
+        ...     {"body": {"kernel": "much"}, "head": {"kernel": "some"}},
+        ... )
         >>> mask = jp.current(tx.init(params)).mask
         >>> jp.report(params, mask).pruned.kept
         3
