@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxprune._allocation import allocate
@@ -123,8 +122,8 @@ def sparsify(
     def init(params: Any) -> SparsifyState:
         if not leaves(params):
             # `optax.tree_map_params` passes a placeholder in place of the parameters.
-            none = np.int32(0)
-            return SparsifyState(none, params, inner.init(params), (), (), (), none)
+            zero = jnp.int32(0)
+            return SparsifyState(zero, params, inner.init(params), (), (), (), zero)
         assignment = decided(params)
         raise_problems(_falling(entry.spec, schedule, rule) for entry in assignment.entries)
         members = assignment.members

@@ -40,7 +40,7 @@ class SparsifyState(NamedTuple):
             after `sparsify`.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in Optax
     mask: MaskTree
     inner: "optax.OptState"
     average: ArrayTree | tuple[()]

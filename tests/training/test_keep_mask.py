@@ -6,9 +6,10 @@ import optax
 import pytest
 
 import jaxprune as jp
-from tests.training.model import ONE, OPTIMIZERS, PARAMS, fit, zeros
+from tests.training.model import ONE, OPTIMIZERS, PARAMS, every_optimizer, fit, zeros
 
 
+@every_optimizer
 def test_a_kept_mask_stays(name):
     sparse, mask = jp.prune(PARAMS, 0.5)
     tx = optax.chain(OPTIMIZERS[name], jp.keep_mask(mask))

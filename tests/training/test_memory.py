@@ -11,7 +11,10 @@ import jaxprune as jp
 from tests.training.model import OPTIMIZERS, fit, kernels, lost
 
 
-@pytest.mark.parametrize("rule", ["rigl", "sparse_evolution"])
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [*((name, "rigl") for name in OPTIMIZERS), ("adam", "sparse_evolution")],
+)
 def test_weights_that_move_stay_as_many_and_start_clean(name, rule):
     tx = jp.sparsify(
         OPTIMIZERS[name],

@@ -13,7 +13,6 @@ from tests.training.model import (
     GRADUAL,
     PARAMS,
     RNG,
-    every_optimizer,
     fit,
     kernels,
     loss,
@@ -38,7 +37,6 @@ def test_the_lowest_go_by_the_weights_before_the_update():
         previous = params
 
 
-@every_optimizer
 def test_n_of_m_gets_there_by_steps():
     tx = jp.sparsify(optax.adam(0.05), jp.NM(1, 4, axis=0), schedule=jp.gradual(2, 8, 2, power=1))
     kept = {}

@@ -15,6 +15,7 @@ from tests.training.model import (
     OPTIMIZERS,
     PARAMS,
     TX,
+    every_optimizer,
     fit,
     kernels,
     loss,
@@ -23,6 +24,7 @@ from tests.training.model import (
 )
 
 
+@every_optimizer
 def test_weights_only_go_and_as_many_as_the_schedule_says(name):
     tx = jp.sparsify(OPTIMIZERS[name], 0.8, schedule=GRADUAL)
     before = None
