@@ -146,10 +146,11 @@ def _combined(first: Any, second: Any, what: str, keys: tuple[Any, ...]) -> Any:
     def is_child(of: Any) -> Callable[[Any], bool]:
         return lambda node: node is not of
 
+    structure: Any
+    other_structure: Any
     ours, structure = jax.tree_util.tree_flatten_with_path(first, is_leaf=is_child(first))
     theirs, other_structure = jax.tree_util.tree_flatten_with_path(second, is_leaf=is_child(second))
-    same = bool(structure == other_structure)
-    if not same or jax.tree_util.treedef_is_leaf(structure):
+    if structure != other_structure or jax.tree_util.treedef_is_leaf(structure):
         raise StructureMismatch(
             f"there are several {what} for {Leaf(_path(keys), None).name}: pass the part of the "
             "tree that holds one of them."

@@ -48,7 +48,7 @@ def lottery_tickets(
     metric: Metric = L1(),  # noqa: B008  # frozen and empty
     where: Where = is_weight,
 ) -> Iterator[Ticket]:
-    """Prunes round by round, each time rewinding and training anew.
+    """Prunes round by round, each time rewinding and training again.
 
     Every round removes the same part of what is left: after round i of r the sparsity is
     1 - (1 - s)^(i / r), with s the spec's, and exactly s after the last. Weights that are gone stay
@@ -98,7 +98,7 @@ def lottery_tickets(
         2 [0. 0. 1. 1.]
     """
     _check(train, steps, rounds, rewind, to)
-    scores_of(metric, [])  # refuses what is no metric
+    scores_of(metric, [])  # refuses what is not a metric
     first = first_masks(params, None, assign(leaves(params), spec, where).members)
     how = How(_by_rounds(rounds), Rule(), metric)
 

@@ -188,8 +188,8 @@ def sparsify(
         )
         stay = now.kept
         if rule.grow is not None:
-            # The memory of what is not kept is as new at every update, so that it is when a weight
-            # grows: for that no other array has to be read than the mask itself.
+            # Memory is renewed wherever a weight is not kept, at every update and not only where
+            # one grows: so no second mask is read, and it fuses with the optimizer's own pass.
             inner_state = renewed(inner, inner_state, params, kept)
             stay = [None if m is None else m & old for m, old in zip(stay, kept, strict=True)]
         return rebuild(updates, map(zeroing, stay, moves, weights)), SparsifyState(
@@ -261,7 +261,7 @@ def _check_arguments(inner: Any, schedule: Any, metric: Any, rule: Any, steps: A
             f"{shown(inner)}."
         )
     if not isinstance(metric, Averaged):
-        scores_of(metric, [])  # refuses what is no metric
+        scores_of(metric, [])  # refuses what is not a metric
     if not isinstance(rule, Rule):
         raise PruningError(
             f"rule is jp.Rule(), jp.rigl(), jp.sparse_evolution() or jp.acdc(), called: got "
