@@ -26,8 +26,8 @@ def straight_through(
     """Prunes parameters for the forward pass, and lets gradients through to all of them.
 
     Call it inside the loss, before the model. The optimizer keeps dense weights, of which the mask
-    is chosen again at every call; prune the trained ones with the same spec. Bengio et al., "Estimating
-    or Propagating Gradients", 2013.
+    is chosen again at every call; prune the trained ones with the same spec. Bengio et al.,
+    "Estimating or Propagating Gradients", 2013.
 
     Args:
         params: Any tree of parameters.

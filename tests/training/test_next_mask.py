@@ -77,12 +77,8 @@ def test_any_metric(metric):
 
 REDUCTIONS = ("sum", "mean", "l2", "max")
 UNITS = {
-    f"{kind}_{reduce}": spec(0.5, reduce=reduce)
-    for kind, spec in (
-        ("columns", jp.Columns),
-        ("block", functools.partial(jp.Block, shape=(2, 4))),
-    )
-    for reduce in REDUCTIONS
+    **{f"columns_{reduce}": jp.Columns(0.5, reduce=reduce) for reduce in REDUCTIONS},
+    **{f"block_{reduce}": jp.Block(0.5, (2, 4), reduce=reduce) for reduce in REDUCTIONS},
 }
 
 
