@@ -23,6 +23,7 @@ from ._specs.unstructured import Unstructured
 from ._where import Weights, any_leaf, is_weight
 from .tracing._trace import trace
 from .tracing._uses import Uses
+from .training._keep_mask import keep_mask
 from .training._lottery import Ticket, lottery_tickets
 from .training._rules import (
     Averaged,
@@ -35,7 +36,7 @@ from .training._rules import (
     sparse_evolution,
 )
 from .training._schedules import Schedule, constant, gradual, one_shot, periodic
-from .training._sparsify import keep_mask, sparsify
+from .training._sparsify import sparsify
 from .training._state import KeepMaskState, SparsifyState, current, sparsities
 from .training._straight_through import straight_through
 

@@ -93,19 +93,85 @@ def rebuild(tree: Any, values: Iterable[Any]) -> Any:
 def aligned(tree: Any, other: Any, what: str) -> Iterator[tuple[Leaf, Any]]:
     """Pairs the leaves of `tree` with those of `other`, which `what` names in the error.
 
+    A hole in `other`, None or an empty named tuple such as `optax.MaskedNode`, stands for every
+    leaf of `tree` below it. Where `tree` has an empty named tuple, what `other` has below is not
+    used.
+
     Raises:
         StructureMismatch: the two have different paths.
     """
     ours, theirs = leaves(tree), leaves(other)
-    if [leaf.path for leaf in ours] != [leaf.path for leaf in theirs]:
-        have, want = {leaf.path for leaf in theirs}, {leaf.path for leaf in ours}
-        missing, extra = sorted(want - have), sorted(have - want)
+    if [leaf.path for leaf in ours] == [leaf.path for leaf in theirs]:
+        return ((leaf, value) for leaf, (_, value) in zip(ours, theirs, strict=True))
+    left_out = {leaf.path for leaf in leaves(tree, is_leaf=_is_empty) if _is_empty(leaf.value)}
+    found = {
+        leaf.path: leaf.value
+        for leaf in leaves(other, is_leaf=_is_empty)
+        if left_out.isdisjoint(_with_parents(leaf.path))
+    }
+    holes = {path for path, value in found.items() if is_hole(value)}
+    covering = {leaf.path: [p for p in _with_parents(leaf.path) if p in holes] for leaf in ours}
+    missing = [path for path, above in covering.items() if path not in found and not above]
+    used = {path for above in covering.values() for path in above} | covering.keys()
+    extra = [path for path in found if path not in used and not _is_empty(found[path])]
+    if missing or extra:
         raise StructureMismatch(
             f"{what} does not have the leaves of the tree it should fit: "
-            f"missing {some(missing)}, unexpected {some(extra)}. "
+            f"missing {some(sorted(missing))}, unexpected {some(sorted(extra))}. "
             f"Make {what} from the same tree, with None where a leaf is left alone."
         )
-    return ((leaf, value) for leaf, (_, value) in zip(ours, theirs, strict=True))
+    return ((leaf, None if covering[leaf.path] else found[leaf.path]) for leaf in ours)
+
+
+def is_hole(node: Any) -> bool:
+    """Whether a node of a tree stands for leaves that are left alone."""
+    return node is None or _is_empty(node)
+
+
+def combined(first: Any, second: Any, what: str) -> Any:
+    """One tree of two, each of which has holes where the other has leaves.
+
+    Raises:
+        StructureMismatch: Both have a leaf at the same path, or their nodes differ.
+    """
+    return _combined(first, second, what, ())
+
+
+def _combined(first: Any, second: Any, what: str, keys: tuple[Any, ...]) -> Any:
+    if is_hole(second):
+        return None if second is None and is_hole(first) else first
+    if is_hole(first):
+        return second
+
+    def is_child(of: Any) -> Callable[[Any], bool]:
+        return lambda node: node is not of
+
+    structure: Any
+    other_structure: Any
+    ours, structure = jax.tree_util.tree_flatten_with_path(first, is_leaf=is_child(first))
+    theirs, other_structure = jax.tree_util.tree_flatten_with_path(second, is_leaf=is_child(second))
+    if structure != other_structure or jax.tree_util.treedef_is_leaf(structure):
+        raise StructureMismatch(
+            f"there are several {what} for {Leaf(_path(keys), None).name}: pass the part of the "
+            "tree that holds one of them."
+        )
+    return jax.tree.unflatten(
+        structure,
+        [
+            _combined(ours_, theirs_, what, (*keys, *key))
+            for (key, ours_), (_, theirs_) in zip(ours, theirs, strict=True)
+        ],
+    )
+
+
+def _is_empty(node: Any) -> bool:
+    return isinstance(node, tuple) and hasattr(node, "_fields") and not node
+
+
+def _with_parents(path: str) -> list[str]:
+    """A path and those above it, but for the root: a hole there is a missing tree."""
+    parts = path.split("/")
+    return ["/".join(parts[:i]) for i in range(1, len(parts) + 1) if parts[0] or i > 1]
 
 
 def is_array(value: Any) -> bool:

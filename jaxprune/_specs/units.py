@@ -246,6 +246,7 @@ def _mask(spec: OfUnits, leaf: Ranked) -> jax.Array:
     if not count.known or on_host(leaf) is None:
         return device.unit_survivors(leaf, count.as_int32(), **choices)
     # Sums of floats are left to the compiler, so that they are rounded alike wherever they run.
-    units: Any = on_host(device.unit_scores(leaf, **choices))
+    # Under `jax.set_mesh` they come back on every device of the mesh, each with all of them.
+    units: Any = jax.tree.map(np.asarray, device.unit_scores(leaf, **choices))
     kept = np.broadcast_to(host.survivors(units, int(count)), view.shape).reshape(shape)
     return from_host(kept, leaf.values)

@@ -12,11 +12,10 @@ from jaxprune._prune import apply_mask
 from jaxprune._text import shown
 from jaxprune._tree import is_array, is_traced, leaves, rebuild
 from jaxprune._where import Where, is_weight
+from jaxprune.training._masks import arrays_like, first_masks, stray_count
 from jaxprune.training._next_mask import Before, How, next_masks
 from jaxprune.training._rules import Rule
 from jaxprune.training._schedules import Schedule
-from jaxprune.training._sparsify import first_mask, values_like
-from jaxprune.training._state import strays_of
 
 Rewind = Literal["weights", "rate"]
 
@@ -49,7 +48,7 @@ def lottery_tickets(
     metric: Metric = L1(),
     where: Where = is_weight,
 ) -> Iterator[Ticket]:
-    """Prunes round by round, each time rewinding and training anew.
+    """Prunes round by round, each time rewinding and training again.
 
     Every round removes the same part of what is left: after round i of r the sparsity is
     1 - (1 - s)^(i / r), with s the spec's, and exactly s after the last. Weights that are gone stay
@@ -99,14 +98,14 @@ def lottery_tickets(
         2 [0. 0. 1. 1.]
     """
     _check(train, steps, rounds, rewind, to)
-    scores_of(metric, [])  # refuses what is no metric
-    first = first_mask(params, None, assign(leaves(params), spec, where).members)
+    scores_of(metric, [])  # refuses what is not a metric
+    first = first_masks(params, None, assign(leaves(params), spec, where).members)
     how = How(_by_rounds(rounds), Rule(), metric)
 
     def trained_from(start: Any, kept: list[Any], updates: range) -> Any:
         # Copies: what trains may donate its arguments.
         trained = train(_copy(start), _copy(rebuild(params, kept)), updates)
-        values = values_like(params, trained, kept, "what train returned")
+        values = arrays_like(params, trained, kept, "what train returned")
         if any(map(is_traced, values)):
             return trained
         broken = [
@@ -119,7 +118,7 @@ def lottery_tickets(
                 f"train returned weights that are NaN, in {', '.join(broken)}: no score can rank "
                 "them. Train at a lower rate, or from a later update with to=."
             )
-        moved = int(strays_of(kept, values))
+        moved = int(stray_count(kept, values))
         if moved:
             raise PruningError(
                 f"train returned {moved} weights that are not zero, although its mask does not "

@@ -1,4 +1,4 @@
-"""The mask that follows from the one before it: what a schedule, a rule and a metric make of it."""
+"""The next masks: from those before them, by a schedule, a rule and a metric."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,7 +25,14 @@ class How(NamedTuple):
 
 
 class Before(NamedTuple):
-    """What a new mask follows from besides the weights, leaf by leaf."""
+    """What a new mask follows from besides the weights.
+
+    Attributes:
+        kept: The masks so far, leaf by leaf; None where a leaf is left dense.
+        grads: The gradients that weights are grown by, leaf by leaf.
+        averages: What an averaged metric has gathered, leaf by leaf.
+        key: A PRNG key, or None.
+    """
 
     kept: Sequence[Any]
     grads: Sequence[Any]
@@ -36,8 +43,8 @@ class Before(NamedTuple):
 def next_masks(assignment: Assignment, before: Before, how: How, count: Any) -> list[Any]:
     """The masks after `count` updates, leaf by leaf.
 
-    What is gone ranks below every score, and what is held above: -inf and NaN are scores like
-    others.
+    Weights that are already pruned rank below every score, -inf included, and weights that must
+    stay above every score, NaN included.
     """
     schedule, rule, metric = how
     scope = assignment.members
@@ -51,8 +58,8 @@ def next_masks(assignment: Assignment, before: Before, how: How, count: Any) -> 
         for i, leaf in zip(scope, ranked, strict=True)
     ]
 
-    def best(leaves: Sequence[Ranked], exchanged: Any = None) -> dict[int, Any]:
-        """The masks at the schedule's sparsity; of what is kept a part may be exchanged."""
+    def masks_at_schedule(leaves: Sequence[Ranked], exchanged: Any = None) -> dict[int, Any]:
+        """The masks at the schedule's sparsity, of which `exchanged` is free to grow elsewhere."""
 
         def sparsity(spec: Any) -> Any:
             wanted = schedule.sparsity(count, target(spec))
@@ -62,27 +69,27 @@ def next_masks(assignment: Assignment, before: Before, how: How, count: Any) -> 
         masks = assignment.masks(leaves, specs)
         return {i: masks[i] for i in scope}
 
-    # A score that is no number says nothing, and would take the place of one that is.
-    broken = [jnp.any(jnp.isnan(leaf.scores()) & ~leaf.gone) for leaf in alive]
+    # NaN ranks highest, so one would displace a valid score: then all masks stay as they were.
+    has_nan = [jnp.any(jnp.isnan(leaf.scores()) & ~leaf.gone) for leaf in alive]
     if rule.grow is None:
-        new = {i: mask & before.kept[i] for i, mask in best(alive).items()}
+        new = {i: mask & before.kept[i] for i, mask in masks_at_schedule(alive).items()}
     else:
         progress = jnp.clip(count / max(schedule.last, 1), 0, 1)
-        stay = best(alive, None if rule.drop is None else rule.drop(progress))
+        stay = masks_at_schedule(alive, None if rule.drop is None else rule.drop(progress))
         growth = rule.grow(weights, [before.grads[i] for i in scope], before.key)
-        sound = jnp.stack([jnp.all(jnp.isfinite(g)) for g in growth]).all()
+        finite = jnp.stack([jnp.all(jnp.isfinite(g)) for g in growth]).all()
         grown = []
         for i, leaf, scores in zip(scope, alive, growth, strict=True):
-            # Gradients that are no numbers grow nothing: what was dropped comes back instead.
+            # Where a gradient is not finite nothing grows: the weights dropped just now come back.
             old = leaf.scores()
             kind = jnp.promote_types(old.dtype, scores.dtype)
-            values = jnp.where(sound, placed(scores, old).astype(kind), old.astype(kind))
-            gone = ~sound & leaf.gone
+            values = jnp.where(finite, placed(scores, old).astype(kind), old.astype(kind))
+            gone = ~finite & leaf.gone
             grown.append(Ranked(values, gone=gone, held=stay[i]))
-        new = best(grown)
-    is_sound = ~jnp.stack(broken).any()
+        new = masks_at_schedule(grown)
+    is_valid = ~jnp.stack(has_nan).any()
     return [
-        jnp.where(is_sound, new[i], kept) if i in new else None
+        jnp.where(is_valid, new[i], kept) if i in new else None
         for i, kept in enumerate(before.kept)
     ]
 

@@ -1,4 +1,4 @@
-"""When a mask is chosen anew, and how sparse it is then: pure functions of the update count.
+"""When a new mask is chosen, and how sparse it is then: pure functions of the update count.
 
 Counts are of updates made: 0 is the state `init` returns, and after the n-th update the count is n.
 Everywhere the sparsity asked for is reached exactly: when the count is `last`, the sparsity is the
@@ -23,7 +23,7 @@ class Schedule:
     """Two functions of the update count: when, and how much. Print it to see its steps.
 
     Attributes:
-        fires: Whether the mask is chosen anew after so many updates.
+        fires: Whether a new mask is chosen after so many updates.
         sparsity: How sparse it then is, of the count and the sparsity that the spec asks for.
         last: The count from which on the sparsity is the spec's.
         falls: Whether the sparsity ever falls, so that weights must grow.
@@ -73,7 +73,7 @@ def one_shot(at: int = 0) -> Schedule:
         The schedule.
 
     Raises:
-        PruningError: `at` is no integer of 0 or more.
+        PruningError: `at` is not an integer of 0 or more.
     """
     _check(at=at)
     return Schedule(
@@ -106,7 +106,7 @@ def gradual(
         The schedule.
 
     Raises:
-        PruningError: `end` lies before `begin`, `every` is below 1, or a number is none.
+        PruningError: `end` lies before `begin`, `every` is below 1, or an argument is not a number.
 
     Examples:
         >>> import jaxprune as jp
@@ -144,7 +144,7 @@ def gradual(
 
 
 def constant(begin: int, end: int, every: int = 1) -> Schedule:
-    """The spec's sparsity all the time, the mask chosen anew at regular intervals.
+    """The spec's sparsity from `begin` on, with a new mask at regular intervals.
 
     For rules that move weights about, such as `rigl` and `sparse_evolution`.
 

@@ -1,38 +1,54 @@
 """The transformation of an optimizer that keeps a model sparse."""
 
-import functools
 import numbers
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxprune._allocation import allocate
 from jaxprune._assign import Assignment, assign
-from jaxprune._errors import (
-    InvalidSparsity,
-    Problem,
-    PruningError,
-    StructureMismatch,
-    raise_problems,
-)
+from jaxprune._errors import InvalidSparsity, Problem, PruningError, raise_problems
 from jaxprune._metrics import L1, Metric, one_key, scores_of
 from jaxprune._packing import pack, unpack
-from jaxprune._prune import mask_problem
 from jaxprune._specs.protocol import target
 from jaxprune._text import shown
-from jaxprune._tree import Leaf, aligned, as_array, is_array, is_traced, leaves, rebuild
+from jaxprune._tree import Leaf, as_array, is_traced, leaves, rebuild
 from jaxprune._where import Where, is_weight
+from jaxprune.training._keep_mask import check_params
+from jaxprune.training._masks import (
+    arrays_like,
+    first_masks,
+    kept_only,
+    state_masks,
+    stray_count,
+    values_like,
+    zeroing,
+)
+from jaxprune.training._memory import renewed
 from jaxprune.training._next_mask import Before, How, blended, next_masks
 from jaxprune.training._rules import Averaged, Rule
 from jaxprune.training._schedules import Schedule
-from jaxprune.training._state import KeepMaskState, SparsifyState, ours, strays_of
+from jaxprune.training._state import SparsifyState, mask_states
 
 if TYPE_CHECKING:
     import optax
+
+
+class _Masks(NamedTuple):
+    """What only some updates change, the others pass on.
+
+    Attributes:
+        kept: The masks, leaf by leaf.
+        stored: The packed tree of them, if the state holds that; else None.
+        strays: As in `SparsifyState`.
+    """
+
+    kept: list[Any]
+    stored: Any
+    strays: Any
 
 
 def sparsify(
@@ -91,10 +107,11 @@ def sparsify(
         {'kernel': Array([[3.5, 0. ],
                [2.5, 0. ]], dtype=float32)}
     """
-    import optax  # noqa: PLC0415  # who does not train does not wait for it
+    import optax  # noqa: PLC0415  # importing jaxprune without training does not import Optax
 
     _check_arguments(inner, schedule, metric, rule, steps)
     inner = optax.with_extra_args_support(inner)
+    how = How(schedule, rule, metric)
 
     def decided(params: Any) -> Assignment:
         wanted = spec
@@ -104,18 +121,19 @@ def sparsify(
 
     def init(params: Any) -> SparsifyState:
         if not leaves(params):
-            # Optax finds what is shaped like the parameters by a placeholder for them.
-            return SparsifyState(np.int32(0), params, inner.init(params), (), (), (), np.int32(0))
+            # `optax.tree_map_params` passes a placeholder in place of the parameters.
+            zero = jnp.int32(0)
+            return SparsifyState(zero, params, inner.init(params), (), (), (), zero)
         assignment = decided(params)
         raise_problems(_falling(entry.spec, schedule, rule) for entry in assignment.entries)
-        found, scope = assignment.leaves, assignment.members
-        kept = first_mask(params, mask, scope)
+        members = assignment.members
+        kept = first_masks(params, mask, members)
         if schedule.fires(0):
             # Nothing grows before there are gradients to say what.
-            before = Before(kept, (), _zeros(found, scope), None)
-            kept = next_masks(assignment, before, How(schedule, Rule(), metric), 0)
+            before = Before(kept, (), _zeros(assignment), None)
+            kept = next_masks(assignment, before, how._replace(rule=Rule()), 0)
         state = inner.init(params)
-        if ours(state):
+        if mask_states(state):
             raise PruningError(
                 "sparsify wraps an optimizer that holds a mask of its own: wrap the plain "
                 "optimizer, once, with all specs in one mapping."
@@ -125,8 +143,8 @@ def sparsify(
             count=jnp.zeros((), jnp.int32),
             mask=pack(tree) if packed else tree,
             inner=state,
-            average=rebuild(params, _zeros(found, scope)) if isinstance(metric, Averaged) else (),
-            growth=rebuild(params, _zeros(found, scope)) if rule.decay else (),
+            average=rebuild(params, _zeros(assignment)) if isinstance(metric, Averaged) else (),
+            growth=rebuild(params, _zeros(assignment)) if rule.decay else (),
             key=() if key is None else jnp.copy(one_key(key, "key=jax.random.key(0)")),
             strays=jnp.zeros((), jnp.int32),
         )
@@ -134,92 +152,64 @@ def sparsify(
     def update(
         updates: Any, state: SparsifyState, params: Any = None, **extra: Any
     ) -> tuple[Any, SparsifyState]:
-        _check_given(params, "sparsify")
-        tree = unpack(state.mask, params) if packed else state.mask
+        check_params(params, "sparsify")
         assignment = decided(params)
-        kept = _fitting(params, tree, assignment.members)
-        grads = values_like(params, updates, kept, "updates")
+        tree = unpack(state.mask, params) if packed else state.mask
+        kept = state_masks(params, tree, assignment.members)
+        grads = arrays_like(params, updates, kept, "updates")
         weights = [leaf.value for leaf in assignment.leaves]
-        seen = rebuild(updates, [_where(m, g, 0) for m, g in zip(kept, grads, strict=True)])
-        moved, memory = inner.update(seen, state.inner, params, **extra)
-        steps_ = values_like(params, moved, kept, "the optimizer's updates")
-        count = state.count + 1
+        sparse_grads = rebuild(updates, map(kept_only, kept, grads))
+        moved, inner_state = inner.update(sparse_grads, state.inner, params, **extra)
+        moves = arrays_like(params, moved, kept, "the optimizer's updates")
         averages = _averages(metric, state.average, params, weights, grads)
         growth = grads
         if rule.decay:
-            growth = blended(_values(params, state.growth, "the state's growth"), grads, rule.decay)
+            growth = blended(
+                values_like(params, state.growth, "the state's growth"), grads, rule.decay
+            )
+        count = state.count + 1
 
-        def anew(kept: list[Any]) -> list[Any]:
-            before = Before(kept, growth, averages, _folded(state.key, count))
-            return next_masks(assignment, before, How(schedule, rule, metric), count)
+        fires, fired = schedule.fires(count), schedule.fires(state.count)
+        # Looked at after an update that chose a mask; `init`'s is carried out by the first update.
+        look = (state.count > 0) & (fired | (state.count == 1))
 
-        # After an update that chose a mask; one that `init` chose is carried out by the first.
-        due = (state.count > 0) & (schedule.fires(state.count) | (state.count == 1))
-        strays = lax.cond(due, strays_of, lambda *_: state.strays, kept, weights)
-        before, kept = kept, lax.cond(schedule.fires(count), anew, lambda kept: kept, kept)
-        stay = kept
+        def chosen(now: _Masks) -> _Masks:
+            before = Before(now.kept, growth, averages, _folded(state.key, count))
+            new = next_masks(assignment, before, how, count)
+            return _Masks(new, pack(rebuild(params, new)) if packed else None, now.strays)
+
+        def counted(now: _Masks) -> _Masks:
+            return now._replace(strays=stray_count(now.kept, weights))
+
+        # One condition around both: what reads the weights then comes before what writes them.
+        now = _Masks(kept, state.mask if packed else None, state.strays)
+        now = _if_due(
+            fires | look, lambda now: _if_due(fires, chosen, _if_due(look, counted, now)), now
+        )
+        stay = now.kept
         if rule.grow is not None:
-            # Not under a condition: there it would copy the whole state, here it is fused.
-            grown = [None if m is None else m & ~b for m, b in zip(kept, before, strict=True)]
-            memory = _renewed(memory, inner.init(params), params, grown)
-            stay = [None if m is None else m & b for m, b in zip(kept, before, strict=True)]
-        out = [_zeroing(m, u, w) for m, u, w in zip(stay, steps_, weights, strict=True)]
-        tree = rebuild(params, kept)
-        return rebuild(updates, out), SparsifyState(
+            # Memory is renewed wherever a weight is not kept, at every update and not only where
+            # one grows: so no second mask is read, and it fuses with the optimizer's own pass.
+            inner_state = renewed(inner, inner_state, params, kept)
+            stay = [None if m is None else m & old for m, old in zip(stay, kept, strict=True)]
+        return rebuild(updates, map(zeroing, stay, moves, weights)), SparsifyState(
             count=count,
-            mask=pack(tree) if packed else tree,
-            inner=memory,
+            mask=now.stored if packed else rebuild(params, now.kept),
+            inner=inner_state,
             average=rebuild(params, averages) if isinstance(metric, Averaged) else (),
             growth=rebuild(params, growth) if rule.decay else (),
             key=state.key,
-            strays=strays,
+            strays=now.strays,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def keep_mask(mask: Any) -> "optax.GradientTransformationExtraArgs":
-    """Keeps a fixed mask: the last transformation in an `optax.chain`.
-
-    After every update the weights that the mask does not keep are exactly zero.
-
-    Args:
-        mask: A tree like the parameters: bool, and None where a leaf is left alone.
-
-    Returns:
-        The transformation. Its `update` needs `params`.
-
-    Raises:
-        StructureMismatch: From `init`: the mask does not fit the parameters.
-
-    Examples:
-        >>> import jax.numpy as jnp, jaxprune as jp, optax
-        >>> params, mask = jp.prune({"kernel": jnp.array([[4.0, 1.0], [3.0, 2.0]])}, 0.5)
-        >>> tx = optax.chain(optax.sgd(0.5), jp.keep_mask(mask))
-        >>> updates, _ = tx.update({"kernel": jnp.ones((2, 2))}, tx.init(params), params)
-        >>> optax.apply_updates(params, updates)
-        {'kernel': Array([[3.5, 0. ],
-               [2.5, 0. ]], dtype=float32)}
-    """
-    import optax  # noqa: PLC0415
-
-    def init(params: Any) -> KeepMaskState:
-        if not leaves(params):
-            return KeepMaskState(params)
-        return KeepMaskState(rebuild(params, _given(params, mask)))
-
-    def update(
-        updates: Any, state: KeepMaskState, params: Any = None, **extra: Any
-    ) -> tuple[Any, KeepMaskState]:
-        del extra
-        _check_given(params, "keep_mask")
-        kept = _values(params, state.mask, "the state's mask")
-        steps = values_like(params, updates, kept, "updates")
-        weights = _plain(params)
-        out = [_zeroing(m, u, w) for m, u, w in zip(kept, steps, weights, strict=True)]
-        return rebuild(updates, out), state
-
-    return optax.GradientTransformationExtraArgs(init, update)
+def _if_due(due: Any, step: Callable[[Any], Any], state: Any) -> Any:
+    """`step(state)` if it is due, and else `state` itself."""
+    if not is_traced(due):  # with nothing to compile
+        return step(state) if due else state
+    return lax.cond(due, step, lambda state: state, state)
 
 
 def _averages(
@@ -228,155 +218,25 @@ def _averages(
     """The averages of the scores after those by these gradients, leaf by leaf; None without."""
     if not isinstance(metric, Averaged):
         return [None] * len(weights)
-    before = _values(params, average, "the state's average")
-    now = [
+    before = values_like(params, average, "the state's average")
+    scores = [
         None if old is None else scores_of(metric.of(grad), [Leaf("", as_array(weight))])[0]
         for old, weight, grad in zip(before, weights, grads, strict=True)
     ]
-    return blended(before, now, metric.decay)
+    return blended(before, scores, metric.decay)
 
 
-def _values(params: Any, tree: Any, what: str) -> list[Any]:
-    """What a tree like the parameters holds, leaf by leaf."""
-    return [value for _, value in aligned(params, tree, what)]
-
-
-def values_like(params: Any, tree: Any, kept: Sequence[Any], what: str) -> list[Any]:
-    """The same, where a mask is an array of the parameter's shape.
-
-    Raises:
-        StructureMismatch: A leaf is missing, or has another shape.
-    """
-    pairs = list(aligned(params, tree, what))
-
-    def problem(leaf: Leaf, value: Any, mask: Any) -> Problem | None:
-        shape = getattr(value, "shape", None)
-        if mask is None or shape == leaf.value.shape:
-            return None
-        got = "it is none" if shape is None else f"it has shape {tuple(shape)}"
-        return Problem(
-            StructureMismatch,
-            f"{leaf.name} has shape {tuple(leaf.value.shape)}, and in {what} {got}: expected a "
-            "tree like the parameters, such as jax.grad gives.",
-        )
-
-    raise_problems(problem(*pair, mask) for pair, mask in zip(pairs, kept, strict=True))
-    return [value for _, value in pairs]
-
-
-def _renewed(state: Any, fresh: Any, params: Any, grown: Sequence[Any]) -> Any:
-    """An optimizer state in which the memory of grown weights is as new.
-
-    Whatever lies at the end of a path that is a parameter's, and has its shape, is taken for memory
-    of that parameter: so it is found in any optimizer, whatever wraps it.
-    """
-    marks = {
-        leaf.path: (leaf.value.shape, mark)
-        for leaf, mark in zip(leaves(params), grown, strict=True)
-        if mark is not None
-    }
-
-    held = leaves(state)
-    places = {leaf.path for leaf in held}
-
-    @functools.cache
-    def company(prefix: str) -> int:
-        # A parameter may be called as a field of the state is: what holds more of them is meant.
-        return sum(_joined(prefix, path) in places for path in marks)
-
-    def renewed(old: Leaf, new: Any) -> Any:
-        if not is_array(old.value):
-            return old.value
-        parts = old.path.split("/")
-        splits = [("/".join(parts[:i]), "/".join(parts[i:])) for i in range(len(parts) + 1)]
-        fitting = [
-            (company(prefix), path)
-            for prefix, path in splits
-            if path in marks and marks[path][0] == old.value.shape
-        ]
-        if not fitting:
-            return old.value
-        return jnp.where(marks[max(fitting)[1]][1], new, old.value)
-
-    return rebuild(state, [renewed(*pair) for pair in zip(held, _plain(fresh), strict=True)])
-
-
-def _fitting(params: Any, mask: Any, scope: Sequence[int]) -> list[Any]:
-    """The masks leaf by leaf, if they are those of these parameters and this spec."""
-    pairs = list(aligned(params, mask, "the state's mask"))
-
-    def problem(i: int, leaf: Leaf, kept: Any) -> Problem | None:
-        if (kept is not None) == (i in scope):
-            return mask_problem(leaf, kept)
-        what = "has a mask, and is to have none" if kept is not None else "has no mask"
-        return Problem(
-            StructureMismatch,
-            f"{leaf.name} {what} by this spec and where=: the state was made by another. Make it "
-            "anew with tx.init(params), or restore it with the spec it was made by.",
-        )
-
-    raise_problems(problem(i, *pair) for i, pair in enumerate(pairs))
-    return [kept for _, kept in pairs]
-
-
-def first_mask(params: Any, mask: Any, scope: Sequence[int]) -> list[Any]:
-    """The masks to begin with, leaf by leaf: a user's, where there is one, and else all is kept."""
-    found = leaves(params)
-    given = [None] * len(found) if mask is None else _given(params, mask)
-
-    def first(leaf: Leaf, kept: Any) -> Any:
-        return jnp.ones_like(as_array(leaf.value), bool) if kept is None else kept
-
-    def idle(i: int) -> Problem | None:
-        if given[i] is None or i in scope:
-            return None
-        return Problem(
-            StructureMismatch,
-            f"{found[i].name} has a mask, and by this spec and where= it is left dense: widen "
-            "where=, or put None there.",
-        )
-
-    raise_problems(map(idle, range(len(found))))
-    return [
-        first(leaf, kept) if i in scope else None
-        for i, (leaf, kept) in enumerate(zip(found, given, strict=True))
-    ]
-
-
-def _given(params: Any, mask: Any) -> list[Any]:
-    """The masks that a user gave, leaf by leaf."""
-    pairs = list(aligned(params, mask, "mask"))
-    raise_problems(mask_problem(leaf, kept) for leaf, kept in pairs)
-    # A copy: training steps donate their state, and the user keeps the mask.
-    return [None if kept is None else jnp.copy(kept) for _, kept in pairs]
-
-
-def _zeros(found: list[Leaf], scope: Sequence[int]) -> list[Any]:
-    """Averages to begin with, of their own for each use: whoever donates them does it once."""
+def _zeros(assignment: Assignment) -> list[Any]:
+    """Averages to begin with: new arrays at each call, since each may be donated."""
 
     def zeros(value: jax.Array) -> jax.Array:
-        # In bfloat16 an average of many updates would stand still.
+        # A bfloat16 average of many updates would stop moving.
         return jnp.zeros_like(value, jnp.promote_types(value.dtype, jnp.float32))
 
-    return [zeros(as_array(leaf.value)) if i in scope else None for i, leaf in enumerate(found)]
-
-
-def _where(mask: Any, values: Any, other: Any) -> Any:
-    return values if mask is None else jnp.where(mask, values, other)
-
-
-def _zeroing(mask: Any, step: Any, weight: Any) -> Any:
-    """The update after which a weight is exactly zero where it is not kept."""
-    # In the wider of the two types, in which the sum is taken: in a narrower one -w is not exact.
-    return step if mask is None else jnp.where(mask, step, -as_array(weight))
-
-
-def _joined(prefix: str, path: str) -> str:
-    return "/".join(part for part in (prefix, path) if part)
-
-
-def _plain(tree: Any) -> list[Any]:
-    return [leaf.value for leaf in leaves(tree)]
+    return [
+        zeros(as_array(leaf.value)) if i in assignment.specs else None
+        for i, leaf in enumerate(assignment.leaves)
+    ]
 
 
 def _folded(key: Any, count: Any) -> Any:
@@ -401,7 +261,7 @@ def _check_arguments(inner: Any, schedule: Any, metric: Any, rule: Any, steps: A
             f"{shown(inner)}."
         )
     if not isinstance(metric, Averaged):
-        scores_of(metric, [])  # refuses what is no metric
+        scores_of(metric, [])  # refuses what is not a metric
     if not isinstance(rule, Rule):
         raise PruningError(
             f"rule is jp.Rule(), jp.rigl(), jp.sparse_evolution() or jp.acdc(), called: got "
@@ -428,14 +288,6 @@ def _check_arguments(inner: Any, schedule: Any, metric: Any, rule: Any, steps: A
         raise InvalidSparsity(
             f"{schedule.name} meets its target after {schedule.last} updates, and the training "
             f"makes {steps}: end it earlier."
-        )
-
-
-def _check_given(params: Any, name: str) -> None:
-    if params is None:
-        raise PruningError(
-            f"{name} makes zeros of parameters, and needs them: call "
-            "tx.update(grads, state, params)."
         )
 
 

@@ -1,8 +1,8 @@
 """What sparse training remembers, and where to find it in an optimizer state."""
 
+import functools
 import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,15 @@ import numpy as np
 
 from jaxprune._errors import NoMatch, StructureMismatch
 from jaxprune._kernels.device import count_true
-from jaxprune._kernels.floats import nonzero
 from jaxprune._kernels.limbs import as_float
 from jaxprune._packing import unpack
-from jaxprune._tree import Leaf, as_array, is_traced, leaves, rebuild
+from jaxprune._tree import Leaf, combined, is_traced, leaves, rebuild
+
+if TYPE_CHECKING:
+    import optax
+
+MaskTree: TypeAlias = Any
+ArrayTree: TypeAlias = Any
 
 
 class SparsifyState(NamedTuple):
@@ -21,66 +26,107 @@ class SparsifyState(NamedTuple):
 
     Attributes:
         count: The updates made, an int32 scalar.
-        mask: The mask, packed if so asked for: a tree like the parameters.
-        inner: The state of the optimizer that is wrapped.
-        average: What an `averaged` metric has gathered: a tree like the parameters, or ().
-        growth: What the gradients that weights are grown by have gathered: the same, or ().
-        key: The PRNG key, or ().
-        strays: Weights that were not zero, although the mask did not keep them, when last looked
-            at, the update after a mask was chosen: something moves them after `sparsify`.
+        mask: A tree like the parameters: for each leaf that is pruned a bool array of its shape,
+            True = kept, or with `packed` what `pack` makes of it (uint8, the last axis an eighth as
+            long, rounded up); None where a leaf is left dense.
+        inner: The state of the optimizer that is wrapped, any tree.
+        average: What an `averaged` metric has gathered: a tree like the parameters of arrays of
+            their shapes, float32 or wider, None where a leaf is left dense; () without one.
+        growth: The averages of the gradients that weights are grown by, the same kind of tree; ()
+            without them.
+        key: One PRNG key, typed or uint32 of shape [2]; () without one.
+        strays: An int32 scalar: how many weights were not zero, although the mask did not keep
+            them, at the update after the last choice of a mask. Above 0 if something moves them
+            after `sparsify`.
     """
 
-    count: Any
-    mask: Any
-    inner: Any
-    average: Any
-    growth: Any
-    key: Any
-    strays: Any
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in Optax
+    mask: MaskTree
+    inner: "optax.OptState"
+    average: ArrayTree | tuple[()]
+    growth: ArrayTree | tuple[()]
+    key: jax.Array | tuple[()]
+    strays: jax.Array
 
 
 class KeepMaskState(NamedTuple):
-    """What `keep_mask` remembers: the mask, a tree like the parameters.
+    """What `keep_mask` remembers.
 
     Attributes:
-        mask: The mask.
+        mask: A tree like the parameters: for each leaf that is pruned a bool array of its shape,
+            True = kept; None where a leaf is left dense.
     """
 
-    mask: Any
+    mask: MaskTree
 
 
-def current(state: Any) -> Any:
+def current(state: Any) -> SparsifyState | KeepMaskState:
     """The state of `sparsify` or `keep_mask` in an optimizer state, however deep it lies.
+
+    `optax.partition` and `optax.masked` hide parameters from the optimizers inside them. There a
+    mask has `optax.MaskedNode()` in place of what is hidden, which `apply_mask` and `report` read
+    as None.
 
     Args:
         state: Any optimizer state.
 
     Returns:
-        The `SparsifyState` or `KeepMaskState`: its `mask`, and `count`. It warns if something moved
-        the zeros that `sparsify` made.
+        The `SparsifyState` or `KeepMaskState`: its `mask`, and `count`. If there are several, each
+        for a part of the parameters, a `KeepMaskState` with the masks of all in one tree. It warns
+        if something moved the zeros that `sparsify` made.
 
     Raises:
-        NoMatch: There is none, or there are several.
+        NoMatch: There is none.
+        StructureMismatch: There are several for the same parameter.
+
+    Examples:
+        >>> import jax.numpy as jnp, jaxprune as jp, optax
+        >>> params = {"body": {"kernel": jnp.ones((2, 2))}, "head": {"kernel": jnp.ones((2, 2))}}
+        >>> once = {"schedule": jp.one_shot()}
+        >>> tx = optax.partition(
+        ...     {
+        ...         "much": jp.sparsify(optax.adam(1e-3), 0.75, **once),
+        ...         "some": jp.sparsify(optax.sgd(1e-2), 0.5, **once),
+        ...     },
+        ...     {"body": {"kernel": "much"}, "head": {"kernel": "some"}},
+        ... )
+        >>> mask = jp.current(tx.init(params)).mask
+        >>> jp.report(params, mask).pruned.kept
+        3
     """
-    found = _only(state)
-    # An optimizer of NNX boxes whatever its state holds.
-    strays = leaves(getattr(found, "strays", 0))[0].value
-    counted = isinstance(strays, jax.Array | np.ndarray) and not is_traced(strays)
-    if counted and np.any(strays):  # of several models, if it was mapped over
+    states = mask_states(state)
+    if not states:
+        raise NoMatch(
+            "found no state of sparsify or keep_mask in the optimizer state: pass the state of an "
+            "optimizer that has one, as tx.init returned it."
+        )
+    strays = sum(map(_known_strays, states))
+    if strays:
         warnings.warn(
-            f"{int(np.sum(strays))} weights that the mask of sparsify does not keep were not zero: "
-            "something moved them after it. sparsify must be the outermost transformation, and its "
-            "updates applied as they are.",
+            f"{strays} weights that the mask of sparsify does not keep were not zero: something "
+            "moved them after it. sparsify must be the outermost transformation, and its updates "
+            "applied as they are.",
             stacklevel=2,
         )
-    return found
+    if len(states) == 1:
+        return states[0]
+    masks = [each.mask for each in states]
+    return KeepMaskState(functools.reduce(lambda a, b: combined(a, b, "masks"), masks))
+
+
+def _known_strays(state: SparsifyState | KeepMaskState) -> int:
+    """The strays of a state, of all models together if it was mapped over; 0 under jit."""
+    # An optimizer of NNX boxes whatever its state holds.
+    strays = leaves(getattr(state, "strays", 0))[0].value
+    counted = isinstance(strays, jax.Array | np.ndarray) and not is_traced(strays)
+    return int(np.sum(strays)) if counted else 0
 
 
 def sparsities(state: Any, params: Any) -> Any:
     """How sparse each leaf is by the mask in an optimizer state: to be logged, under jit too.
 
     Args:
-        state: Any optimizer state in which one of `sparsify` or `keep_mask` lies.
+        state: Any optimizer state in which states of `sparsify` or `keep_mask` lie.
         params: The parameters, for the shapes.
 
     Returns:
@@ -88,8 +134,8 @@ def sparsities(state: Any, params: Any) -> Any:
         dense.
 
     Raises:
-        NoMatch: There is no such state, or there are several.
-        StructureMismatch: The parameters are others.
+        NoMatch: There is no such state.
+        StructureMismatch: The parameters are others, or there are several states for one.
 
     Examples:
         >>> import jax.numpy as jnp, jaxprune as jp, optax
@@ -98,12 +144,11 @@ def sparsities(state: Any, params: Any) -> Any:
         >>> jp.sparsities(tx.init(params), params)
         {'bias': None, 'kernel': Array(0.75, dtype=float32)}
     """
-    # `optax.masked` and `optax.partition` hide some of the parameters from it.
-    masks = {leaf.path: leaf.value for leaf in leaves(_only(state).mask)}
+    masks = {leaf.path: leaf.value for leaf in leaves(current(state).mask)}
     found = leaves(params)
-    if strange := sorted(masks.keys() - {leaf.path for leaf in found}):
+    if unknown := sorted(masks.keys() - {leaf.path for leaf in found}):
         raise StructureMismatch(
-            f"the state's mask has the leaf {strange[0]!r}, which these parameters lack: pass "
+            f"the state's mask has the leaf {unknown[0]!r}, which these parameters lack: pass "
             "those that are trained."
         )
 
@@ -117,30 +162,10 @@ def sparsities(state: Any, params: Any) -> Any:
     return rebuild(params, [sparsity(leaf) for leaf in found])
 
 
-def ours(state: Any) -> list[Any]:
+def mask_states(state: Any) -> list[SparsifyState | KeepMaskState]:
     """The states of `sparsify` and `keep_mask` in an optimizer state."""
 
-    def is_ours(node: Any) -> bool:
+    def has_mask(node: Any) -> bool:
         return isinstance(node, SparsifyState | KeepMaskState)
 
-    return [leaf.value for leaf in leaves(state, is_leaf=is_ours) if is_ours(leaf.value)]
-
-
-def _only(state: Any) -> Any:
-    found = ours(state)
-    if len(found) != 1:
-        raise NoMatch(
-            f"expected one state of sparsify or keep_mask in the optimizer state, found "
-            f"{len(found)}: pass the state of one optimizer, or a part of it."
-        )
-    return found[0]
-
-
-def strays_of(kept: Sequence[Any], weights: Sequence[Any]) -> jax.Array:
-    """How many weights are not zero although the masks do not keep them."""
-    counts = [
-        jnp.sum(nonzero(as_array(w)) & ~m, dtype=jnp.int32)
-        for m, w in zip(kept, weights, strict=True)
-        if m is not None
-    ]
-    return jnp.stack(counts).sum(dtype=jnp.int32)
+    return [leaf.value for leaf in leaves(state, is_leaf=has_mask) if has_mask(leaf.value)]

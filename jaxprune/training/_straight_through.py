@@ -26,8 +26,8 @@ def straight_through(
     """Prunes parameters for the forward pass, and lets gradients through to all of them.
 
     Call it inside the loss, before the model. The optimizer keeps dense weights, of which the mask
-    is chosen anew each time; prune the trained ones with the same spec. Bengio et al., "Estimating
-    or Propagating Gradients", 2013.
+    is chosen again at every call; prune the trained ones with the same spec. Bengio et al.,
+    "Estimating or Propagating Gradients", 2013.
 
     Args:
         params: Any tree of parameters.
@@ -52,15 +52,15 @@ def straight_through(
     """
     if not isinstance(decay, numbers.Real) or not decay >= 0:
         raise PruningError(f"decay is a number of 0 or more, got {shown(decay)}.")
-    found = leaves(params)
-    still = [Leaf(p, jax.lax.stop_gradient(v) if is_array(v) else v) for p, v in found]
-    assignment = assign(still, spec, where)
+    params_leaves = leaves(params)
+    constants = [Leaf(p, jax.lax.stop_gradient(v) if is_array(v) else v) for p, v in params_leaves]
+    assignment = assign(constants, spec, where)
     masks = assignment.masks(ranked_by(metric, assignment.chosen))
     return rebuild(
         params,
         [
             leaf.value if kept is None else _sparse(leaf.value, kept, decay)
-            for leaf, kept in zip(found, masks, strict=True)
+            for leaf, kept in zip(params_leaves, masks, strict=True)
         ],
     )
 
