@@ -1,9 +1,11 @@
 """The one decision: what axis words mean, by name, by layout, and by what a model does."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxprune as jp
@@ -168,3 +170,12 @@ def test_attention_in_linen_is_grouped_along_what_its_products_sum_over():
         "query/kernel": 0,
         "value/kernel": 0,
     }
+
+
+def test_training_and_the_forward_pass_go_by_the_same_uses():
+    spec = jp.NM(2, 4, axis="input")
+    _, expected = jp.prune(PARAMS, spec, uses=USES)
+    tx = jp.sparsify(optax.sgd(0.1), spec, schedule=jp.one_shot(), uses=USES)
+    chex.assert_trees_all_equal(jp.current(tx.init(PARAMS)).mask, expected)
+    passed = jp.straight_through(PARAMS, spec, uses=USES)
+    chex.assert_trees_all_equal(passed, jp.apply_mask(PARAMS, expected))

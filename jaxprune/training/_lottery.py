@@ -12,6 +12,7 @@ from jaxprune._prune import apply_mask
 from jaxprune._text import shown
 from jaxprune._tree import is_array, is_traced, leaves, rebuild
 from jaxprune._where import Where, is_weight
+from jaxprune.tracing._uses import Uses
 from jaxprune.training._masks import arrays_like, first_masks, stray_count
 from jaxprune.training._next_mask import Before, How, next_masks
 from jaxprune.training._rules import Rule
@@ -47,6 +48,7 @@ def lottery_tickets(
     to: int = 0,
     metric: Metric = L1(),
     where: Where = is_weight,
+    uses: Uses | None = None,
 ) -> Iterator[Ticket]:
     """Prunes round by round, each time rewinding and training again.
 
@@ -73,6 +75,8 @@ def lottery_tickets(
         to: The count of updates to go back to.
         metric: How trained weights are scored.
         where: Which leaves may be pruned.
+        uses: What `trace` read from the model: it answers "input" and "output", and by default the
+            leaves that products and convolutions read are pruned.
 
     Returns:
         The rounds, one by one as they are trained: round 0 is dense, the last meets the spec.
@@ -99,7 +103,7 @@ def lottery_tickets(
     """
     _check(train, steps, rounds, rewind, to)
     scores_of(metric, [])  # refuses what is not a metric
-    first = first_masks(params, None, assign(leaves(params), spec, where).members)
+    first = first_masks(params, None, assign(leaves(params), spec, where, uses).members)
     how = How(_by_rounds(rounds), Rule(), metric)
 
     def trained_from(start: Any, kept: list[Any], updates: range) -> Any:
@@ -132,7 +136,7 @@ def lottery_tickets(
         trained = trained_from(start, kept, range(to, steps))
         yield Ticket(0, start, rebuild(params, kept), trained)
         for i in range(1, rounds + 1):
-            assignment = assign(leaves(trained), spec, where)
+            assignment = assign(leaves(trained), spec, where, uses)
             kept = next_masks(assignment, Before(kept, (), (), None), how, i)
             mask = rebuild(params, kept)
             ticket = apply_mask(start if rewind == "weights" else trained, mask)

@@ -17,6 +17,7 @@ from jaxprune._specs.protocol import target
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, as_array, is_traced, leaves, rebuild
 from jaxprune._where import Where, is_weight
+from jaxprune.tracing._uses import Uses
 from jaxprune.training._keep_mask import check_params
 from jaxprune.training._masks import (
     arrays_like,
@@ -59,6 +60,7 @@ def sparsify(
     metric: Metric | Averaged = L1(),
     rule: Rule = Rule(),
     where: Where = is_weight,
+    uses: Uses | None = None,
     packed: bool = False,
     key: Any = None,
     mask: Any = None,
@@ -84,6 +86,8 @@ def sparsify(
         rule: What is dropped and grown: by default weights only go. `rigl()`,
             `sparse_evolution()`, `acdc()`.
         where: Which leaves may be pruned.
+        uses: What `trace` read from the model: it answers "input" and "output", and by default the
+            leaves that products and convolutions read are pruned.
         packed: Whether the state holds the mask at one bit a weight.
         key: A PRNG key, for rules that need one.
         mask: The mask to begin with, such as `mask_from_zeros(params)`; by default all is kept.
@@ -116,8 +120,8 @@ def sparsify(
     def decided(params: Any) -> Assignment:
         wanted = spec
         if rule.allocation is not None and isinstance(spec, numbers.Real):
-            wanted = allocate(params, float(spec), rule.allocation, where=where)
-        return assign(leaves(params), wanted, where)
+            wanted = allocate(params, float(spec), rule.allocation, where=where, uses=uses)
+        return assign(leaves(params), wanted, where, uses)
 
     def init(params: Any) -> SparsifyState:
         if not leaves(params):

@@ -13,6 +13,7 @@ from jaxprune._metrics import L1, Metric, ranked_by
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, is_array, leaves, rebuild
 from jaxprune._where import Where, is_weight
+from jaxprune.tracing._uses import Uses
 
 
 def straight_through(
@@ -21,6 +22,7 @@ def straight_through(
     *,
     metric: Metric = L1(),
     where: Where = is_weight,
+    uses: Uses | None = None,
     decay: float = 0.0,
 ) -> Any:
     """Prunes parameters for the forward pass, and lets gradients through to all of them.
@@ -34,6 +36,8 @@ def straight_through(
         spec: As for `make_mask`; `NM(2, 4)` is the usual one.
         metric: As for `importance`.
         where: Which leaves are pruned.
+        uses: What `trace` read from the model: it answers "input" and "output", and by default the
+            leaves that products and convolutions read are pruned.
         decay: How much of each pruned weight is added to its gradient, so that it is pulled to
             zero and masks settle: SR-STE, Zhou et al., "Learning N:M fine-grained structured
             sparse neural networks from scratch", 2021, takes 2e-4.
@@ -54,7 +58,7 @@ def straight_through(
         raise PruningError(f"decay is a number of 0 or more, got {shown(decay)}.")
     params_leaves = leaves(params)
     constants = [Leaf(p, jax.lax.stop_gradient(v) if is_array(v) else v) for p, v in params_leaves]
-    assignment = assign(constants, spec, where)
+    assignment = assign(constants, spec, where, uses)
     masks = assignment.masks(ranked_by(metric, assignment.chosen))
     return rebuild(
         params,
