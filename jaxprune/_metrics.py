@@ -231,12 +231,9 @@ def scores_of(metric: Any, weights: Sequence[Leaf]) -> list[jax.Array]:
             f"{shown(metric)}. {hint}".rstrip()
         )
     scores = [metric(leaf.value) for leaf in weights]
-    for leaf, score in zip(weights, scores, strict=True):
-        if not is_prunable(score) or score.shape != leaf.value.shape:
-            raise PruningError(
-                f"the metric {shown(metric)} must return floating scores of the shape of its "
-                f"weights: {leaf.name} has shape {leaf.value.shape}, and got {_what(score)}."
-            )
+    raise_problems(
+        _no_scores(metric, leaf, score) for leaf, score in zip(weights, scores, strict=True)
+    )
     return scores
 
 
@@ -333,6 +330,16 @@ def _misfit(name: str, leaf: Leaf, grads: Any) -> Problem | None:
         StructureMismatch,
         f"{leaf.name} has shape {tuple(leaf.value.shape)}, and its gradients are {_what(grads)}: "
         f"{name}(grads) takes those that jax.grad gives for the same parameters.",
+    )
+
+
+def _no_scores(metric: Any, leaf: Leaf, scores: Any) -> Problem | None:
+    if is_prunable(scores) and scores.shape == leaf.value.shape:
+        return None
+    return Problem(
+        PruningError,
+        f"the metric {shown(metric)} must return floating scores of the shape of its weights: "
+        f"{leaf.name} has shape {leaf.value.shape}, and got {_what(scores)}.",
     )
 
 

@@ -20,7 +20,7 @@ INTEGERS = {"step": jnp.arange(3), "flags": jnp.ones((4, 4), bool), "name": "mod
 SPECS = {
     "Unstructured": jp.Unstructured(0.5),
     "global": jp.Unstructured(0.5, per="global"),
-    "per axis": jp.Unstructured(0.5, per="output"),
+    "per axis": jp.Unstructured(0.5, per=-1),
     "Rows": jp.Rows(0.5),
     "Columns": jp.Columns(0.5),
     "Channels": jp.Channels(0.5),
@@ -169,7 +169,7 @@ def test_shape_of_a_block(shape):
     says(text, "two positive integers", f"got {shape!r}", "Block(0.5, (16, 16))")
 
 
-@pytest.mark.parametrize("axis", ["in", 1.0, True, (0, 1)], ids=repr)
+@pytest.mark.parametrize("axis", ["in", 1.0, True, (0, 0), (), (0, "in")], ids=repr)
 def test_axis_that_is_none(axis):
     for name, build in (
         ("axis", lambda: jp.Channels(0.5, axis=axis)),

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._kernels.ranked import Ranked
@@ -34,4 +35,6 @@ def from_host(array: np.ndarray[Any, Any], like: Any) -> Any:
     """A new array of NumPy's as what another is: NumPy's, or JAX's on the same device."""
     if isinstance(like, np.ndarray):
         return array
+    if not like.committed:
+        return jnp.asarray(array)
     return jax.device_put(array, like.sharding, may_alias=True)

@@ -39,13 +39,13 @@ def after(spec, shape, **kwargs):
         (jp.Channels(0.5, axis=0), MATRIX, "rows"),
         (jp.Channels(0.5), MATRIX, "columns"),
         (jp.Channels(0.5, axis=0), STACK, "channels of axis 0"),
-        (jp.Channels(0.5, axis="input"), STACK, "channels of axis 1"),
-        (jp.Channels(0.5, axis="output"), STACK, "channels of axis 2"),
+        (jp.Channels(0.5, axis=-2), STACK, "channels of axis 1"),
+        (jp.Channels(0.5, axis=-1), STACK, "channels of axis 2"),
         (jp.Channels(0.4, axis=1), CONV, "channels of axis 1"),
         (jp.Channels(0.5, axis=-2), CONV, "channels of axis 2"),
         (jp.Channels(0.5), CONV, "channels of axis 3"),
         (jp.NM(2, 4), MATRIX, "2:4 along axis -1"),
-        (jp.NM(2, 4, axis="input"), MATRIX, "2:4 along axis -2"),
+        (jp.NM(2, 4, axis=-2), MATRIX, "2:4 along axis -2"),
         (jp.NM(2, 4, axis=None), MATRIX, "2:4 along axis -1"),
         (jp.NM(1, 2), MATRIX, "1:2 along axis -1"),
         (jp.NM(1, 4), MATRIX, "1:4 along axis -1"),
@@ -60,7 +60,7 @@ def after(spec, shape, **kwargs):
         (jp.NM(2, 4, axis=None), STACK, "2:4 along axis -1"),
         (jp.NM(2, 4, axis=-2), STACK, "2:4 along axis -2"),
         (jp.NM(2, 4), CONV, "2:4 along axis -1"),
-        (jp.NM(4, 8, axis="input"), CONV, "4:8 along axis -2"),
+        (jp.NM(4, 8, axis=-2), CONV, "4:8 along axis -2"),
         (jp.Block(0.5, (2, 2)), MATRIX, "blocks of 2x2"),
         (jp.Block(0.5, (4, 4)), MATRIX, "blocks of 4x4"),
         (jp.Block(0.9, (8, 8)), MATRIX, "blocks of 8x8"),
@@ -86,7 +86,7 @@ def test_after(spec, shape, expected):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
 def test_after_in_half_precision(dtype):
     half = weights(MATRIX).astype(dtype)
-    assert pattern(jp.prune(half, jp.NM(2, 4, axis="input"))[0]) == "2:4 along axis -2"
+    assert pattern(jp.prune(half, jp.NM(2, 4, axis=-2))[0]) == "2:4 along axis -2"
     assert pattern(jp.prune(half, jp.Rows(0.5))[0]) == "rows"
 
 
