@@ -108,6 +108,7 @@ def tally(hits: jax.Array, axes: Sequence[int], runs: int | None = None) -> jax.
     return jnp.sum(jnp.expand_dims(partial, runs), axes, keepdims=True, dtype=jnp.int32)
 
 
+@jax.jit  # leaves of one shape are traced once
 def count_before(ranked: Ranked, key: jax.Array, last: jax.Array | None = None) -> jax.Array:
     """How many scores of a leaf lie before a cut: an int32 scalar."""
     # Keys and positions are computed again in every pass. Without the barrier the compiler would

@@ -81,6 +81,7 @@ def _pool_survivors(
     return [~_before(leaf.keys(), keys[i], lasts[i]) for i, leaf in enumerate(leaves)]
 
 
+@jax.jit
 def _before(order: jax.Array, key: jax.Array, last: jax.Array) -> jax.Array:
     """Which keys of a leaf lie before a cut."""
     tied = positions(order.shape, range(order.ndim)) <= last

@@ -89,15 +89,7 @@ def _bracket(total: Counter, rank: jax.Array, group: Any, taken: Any, counter: A
 
 def _side_by_side(leaves: Sequence[Ranked]) -> tuple[Counter, np.ndarray]:
     """What counts the sampled keys up to a place of each leaf, and how many there are of each."""
-
-    def row(leaf: Ranked) -> jax.Array:
-        flat = jax.tree.map(lambda array: array.reshape(-1), leaf)
-        # An odd stride meets all columns of a matrix: few have an odd number of them.
-        stride = flat.values.size // _SAMPLE | 1
-        order = jax.tree.map(lambda array: array[::stride], flat).keys()
-        return place_of(order)
-
-    rows = [row(leaf) for leaf in leaves]
+    rows = [_row(leaf) for leaf in leaves]
     longest = max(row.size for row in rows)
     places = jnp.stack([jnp.pad(row, (0, longest - row.size)) for row in rows])
     kept = np.array([row.size for row in rows])
@@ -107,6 +99,15 @@ def _side_by_side(leaves: Sequence[Ranked]) -> tuple[Counter, np.ndarray]:
         return jnp.sum((places <= at[:, None]) & ~padding, 1, dtype=jnp.int32)
 
     return count, kept.astype(np.float32)
+
+
+@jax.jit
+def _row(leaf: Ranked) -> jax.Array:
+    """The places of a strided sample of a leaf's keys."""
+    flat = jax.tree.map(lambda array: array.reshape(-1), leaf)
+    # An odd stride meets all columns of a matrix: few have an odd number of them.
+    stride = flat.values.size // _SAMPLE | 1
+    return place_of(jax.tree.map(lambda array: array[::stride], flat).keys())
 
 
 def _in_place(leaves: Sequence[Ranked]) -> tuple[Counter, np.ndarray]:
