@@ -18,11 +18,6 @@ class Wide(NamedTuple):
     low: jax.Array
 
 
-def wide(value: int) -> Wide:
-    """The constant `value`, an integer in [0, 2**64)."""
-    return Wide(jnp.uint32(value >> 32), jnp.uint32(value & 0xFFFFFFFF))
-
-
 def add(a: Wide, b: Wide) -> Wide:
     """`a + b`."""
     low = a.low + b.low
