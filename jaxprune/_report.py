@@ -241,7 +241,10 @@ def report(
         raise NoMatch("no leaf is in scope: choose some with where=, or pass a mask that has some.")
     rows = zip(found, kept, reasons, strict=True)
     arrays = [row for row in rows if is_array(row[0].value)]
-    counted = host.in_threads(leaf_report, *zip(*arrays, strict=True))
+    # Where arrays are spread over processes, all of them must count in one order.
+    here = all(is_host_array(leaf.value) for leaf, *_ in arrays)
+    each = host.in_threads if here else map
+    counted = list(each(leaf_report, *zip(*arrays, strict=True)))
     return gathered(counted if uses is None else [_with_uses(row, uses) for row in counted])
 
 

@@ -16,7 +16,7 @@ import types
 import pytest
 
 import jaxprune as jp
-from jaxprune import compat
+from jaxprune import compat, extend
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = pathlib.Path(jp.__file__).parent
@@ -66,8 +66,13 @@ IS_CLASS = {name for name, thing in PUBLIC.items() if inspect.isclass(thing)}
 def test_all_names_what_is_public_and_nothing_else():
     assert len(jp.__all__) == len(set(jp.__all__))
     # These wings have folders; what is public in them is found here.
-    folders = {"training", "tracing", "cli", "io"}
+    folders = {"training", "tracing", "calibration", "cli", "io"}
     assert set(jp.__all__) == {name for name in vars(jp) if not name.startswith("_")} - folders
+
+
+def test_what_a_spec_of_ones_own_needs_says_what_it_is():
+    for name in extend.__all__:
+        assert getattr(extend, name).__doc__, name
 
 
 def test_no_private_name_is_in_all():
@@ -77,7 +82,7 @@ def test_no_private_name_is_in_all():
 def test_no_private_module_leaks():
     modules = {name for name, thing in vars(jp).items() if isinstance(thing, types.ModuleType)}
     public = {name for name in modules if not name.startswith("_")}
-    assert public - {"cli", "io"} == MODULES | {"training", "tracing"}
+    assert public - {"calibration", "cli", "io"} == MODULES | {"training", "tracing"}
     files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     assert {name for name in files if not name.startswith("_")} == MODULES
 
