@@ -63,7 +63,7 @@ class _Search(NamedTuple):
     """The search of the pools' cuts, and then of the leaves'.
 
     Attributes:
-        turn: How many passes were made.
+        turn: How many passes have run.
         pool: The range of each pool's cut.
         below: For each leaf how many scores lie below that range.
         upto: The same up to its end.
@@ -127,8 +127,8 @@ def pool_cuts(
 
 
 def _begun(of: Pools, tops: np.ndarray[Any, Any]) -> _Search:
-    # All arrays are made of the budgets: under `vmap` and `shard_map` a loop's state must vary from
-    # the start over what it will vary over.
+    # All arrays are derived from the budgets: under `vmap` and `shard_map` a loop's state must vary
+    # from the start over what it will vary over.
     nothing = of.budgets[0] * 0
     low = nothing.astype(of.counter)
     pool = new_range(
