@@ -21,9 +21,10 @@ from jaxprune._kernels.floats import HELD
 from jaxprune._kernels.ranked import Ranked
 
 Sizes: TypeAlias = np.ndarray[Any, Any]
+Numbers: TypeAlias = Sequence[jax.Array]
 Hits: TypeAlias = Callable[[Ranked], jax.Array]  # elementwise: which scores count
 
-_SMALL = 2**20  # scores of a leaf that may be copied
+_SMALL = 2**20
 _ROW = 2**10
 
 
@@ -35,13 +36,15 @@ class Alone:
         self.members = [member]
         self.sizes = np.array([leaf.values.size], np.int32)
 
-    def before(self, keys: jax.Array, lasts: jax.Array) -> jax.Array:
+    def before(self, keys: jax.Array, lasts: jax.Array, numbers: Numbers) -> jax.Array:
         """How many scores of each leaf lie before its cut, int32."""
-        return _before(self.leaf, keys[0], lasts[0])[None]
+        number = numbers[self.members[0]]
+        return _before(self.leaf, keys[number], lasts[number])[None]
 
-    def kept(self, keys: jax.Array, lasts: jax.Array) -> list[jax.Array]:
+    def kept(self, keys: jax.Array, lasts: jax.Array, numbers: Numbers) -> list[jax.Array]:
         """Which scores of each leaf do not."""
-        return [_kept(self.leaf, keys[0], lasts[0])]
+        number = numbers[self.members[0]]
+        return [_kept(self.leaf, keys[number], lasts[number])]
 
     def count(self, hits: Hits) -> jax.Array:
         """How many scores `hits` finds, an int32 scalar."""
@@ -66,9 +69,11 @@ class Rows:
         self.owners = np.repeat(np.arange(lengths.size), lengths)
         self.rows: Ranked = jax.tree.map(_side_by_side, *leaves)
 
-    def before(self, keys: jax.Array, lasts: jax.Array) -> jax.Array:
+    def before(self, keys: jax.Array, lasts: jax.Array, numbers: Numbers) -> jax.Array:
         """How many scores of each leaf lie before its cut, int32."""
+        del numbers
         # As in `_before`.
+        keys, lasts = keys[np.array(self.members)], lasts[np.array(self.members)]
         keys, lasts, zero = lax.optimization_barrier((keys, lasts, jnp.int32(0)))
         grid = fold(self.rows.once_more(zero).keys(), (1,))
         owner, position = self._positions(grid.positions(zero))
@@ -76,15 +81,17 @@ class Rows:
         counts = grid._replace(keys=order).before(keys[owner], lasts[owner], position)
         return jax.ops.segment_sum(counts.reshape(-1), self.owners, len(self.members))
 
-    def kept(self, keys: jax.Array, lasts: jax.Array) -> list[jax.Array]:
+    def kept(self, keys: jax.Array, lasts: jax.Array, numbers: Numbers) -> list[jax.Array]:
         """Which scores of each leaf do not."""
+        keys, lasts = keys[np.array(self.members)], lasts[np.array(self.members)]
         owner, position = self._positions(positions(self.rows.values.shape, (1,)))
         reached = _reached(self.rows.keys(), keys[owner], lasts[owner], position)
         # Without the barrier, scores may be compared anew for each leaf.
         flat = lax.optimization_barrier(reached).reshape(-1)
+        starts = jnp.asarray(self.starts)
         return [
-            lax.slice(flat, (start,), (start + size,)).reshape(shape)
-            for start, size, shape in zip(self.starts, self.sizes, self.shapes, strict=True)
+            lax.dynamic_slice(flat, (starts[number],), (math.prod(shape),)).reshape(shape)
+            for number, shape in zip(numbers, self.shapes, strict=False)
         ]
 
     def count(self, hits: Hits) -> jax.Array:
@@ -134,18 +141,43 @@ def leaf_order(parts: Parts) -> Sizes:
     return np.argsort([i for part in parts for i in part.members])
 
 
-def counts_before(parts: Parts, keys: jax.Array, lasts: jax.Array) -> jax.Array:
-    """How many scores of each leaf lie before its cut, int32."""
-    at = [np.array(part.members) for part in parts]
-    counts = [part.before(keys[i], lasts[i]) for part, i in zip(parts, at, strict=True)]
+def counts_before(parts: Parts, keys: jax.Array, lasts: jax.Array, sure: jax.Array) -> jax.Array:
+    """How many scores of each leaf lie before its cut, int32.
+
+    Args:
+        parts: The leaves.
+        keys: For each leaf the place of the cut's key.
+        lasts: For each leaf the cut's position.
+        sure: True, which the compiler must not know.
+    """
+    numbers = _numbers(keys.size, sure)
+    counts = [part.before(keys, lasts, numbers) for part in parts]
     return jnp.concatenate(counts)[leaf_order(parts)]
 
 
-def kept_after(parts: Parts, keys: jax.Array, lasts: jax.Array) -> list[jax.Array]:
-    """Which scores of each leaf do not."""
-    at = [np.array(part.members) for part in parts]
-    masks = [m for part, i in zip(parts, at, strict=True) for m in part.kept(keys[i], lasts[i])]
+def kept_after(parts: Parts, keys: jax.Array, lasts: jax.Array, sure: jax.Array) -> list[jax.Array]:
+    """Which scores of each leaf do not: arguments as for `counts_before`."""
+    numbers = _numbers(keys.size, sure)
+    masks = [mask for part in parts for mask in part.kept(keys, lasts, numbers)]
     return [masks[k] for k in leaf_order(parts)]
+
+
+def unknown(value: jax.Array) -> jax.Array:
+    """A condition that kernels read as it is, and do not each work out anew."""
+    return lax.cond(value, lambda: jnp.bool_(True), lambda: jnp.bool_(False))
+
+
+def _numbers(count: int, sure: jax.Array) -> Numbers:
+    """The first whole numbers, as scalars that the compiler does not know.
+
+    A kernel that reads element 3 of a vector is another program than one that reads element 4. One
+    that is told by an operand which to read is compiled once for all leaves of one shape.
+    """
+    return lax.cond(
+        sure,
+        lambda: [jnp.int32(i) for i in range(count)],
+        lambda: [jnp.int32(0) for _ in range(count)],
+    )
 
 
 @functools.partial(jax.jit, static_argnames="hits")

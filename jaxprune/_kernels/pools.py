@@ -114,7 +114,7 @@ def pool_masks(
         key, last = tried(search.leaf, leaf_at)
         key = jnp.where(search.sharing, key, pool_at[of.member])
         last = jnp.where(search.sharing, last, ALL)
-        counts = counts_before(parts, key, last)
+        counts = counts_before(parts, key, last, search.turn >= 0)
         search = lax.cond(
             search.sharing,
             lambda: search._replace(
@@ -124,8 +124,8 @@ def pool_masks(
         )
         return search._replace(turn=search.turn + 1)
 
-    found = lax.while_loop(unsettled, step, _begun(of, tops)).leaf
-    return kept_after(parts, found.key, found.last)
+    found = lax.while_loop(unsettled, step, _begun(of, tops))
+    return kept_after(parts, found.leaf.key, found.leaf.last, found.turn >= 0)
 
 
 def _begun(of: Pools, tops: np.ndarray[Any, Any]) -> _Search:

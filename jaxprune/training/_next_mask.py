@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune._assign import Assignment
-from jaxprune._kernels.parts import count_where
+from jaxprune._kernels.parts import count_where, unknown
 from jaxprune._kernels.ranked import Ranked
 from jaxprune._kernels.sharding import placed
 from jaxprune._metrics import Metric, ranked_by
@@ -68,6 +68,9 @@ def next_masks(assignment: Assignment, before: Before, how: How, count: Any, due
         for i, leaf in zip(scope, scored, strict=True)
     ]
 
+    # NaN ranks highest, so one would displace a valid score: then all masks stay as they were.
+    due = due & (count_where(alive, _is_nan) == 0)
+
     def masks_at_schedule(leaves: Sequence[Ranked], exchanged: Any = None) -> dict[int, Any]:
         """The masks at the schedule's sparsity, of which `exchanged` is free to grow elsewhere."""
 
@@ -81,27 +84,26 @@ def next_masks(assignment: Assignment, before: Before, how: How, count: Any, due
         return {i: masks[i] for i in scope}
 
     if rule.grow is None:
-        new = {i: mask & before.kept[i] for i, mask in masks_at_schedule(alive).items()}
-    else:
-        growth = rule.grow(weights, [before.grads[i] for i in scope], before.key)
-        grown = [
-            ranked(placed(scores, leaf.value)) for scores, leaf in zip(growth, weights, strict=True)
-        ]
-        exchanged = None
-        if rule.drop is not None:
-            # Where a gradient is not finite nothing is exchanged.
-            finite = count_where(grown, _is_not_finite) == 0
-            exchanged = jnp.where(
-                finite, rule.drop(jnp.clip(count / max(schedule.last, 1), 0, 1)), 0
-            )
-        stay = masks_at_schedule(alive, exchanged)
-        new = masks_at_schedule(
-            [dataclasses.replace(leaf, held=stay[i]) for i, leaf in zip(scope, grown, strict=True)]
-        )
-    # NaN ranks highest, so one would displace a valid score: then all masks stay as they were.
-    valid = due & (count_where(alive, _is_nan) == 0)
+        masks = masks_at_schedule(alive)
+        return [old if old is None else masks[i] & old for i, old in enumerate(before.kept)]
+    growth = rule.grow(weights, [before.grads[i] for i in scope], before.key)
+    grown = [
+        ranked(placed(scores, leaf.value)) for scores, leaf in zip(growth, weights, strict=True)
+    ]
+    exchanged = None
+    if rule.drop is not None:
+        # Where a gradient is not finite nothing is exchanged.
+        finite = count_where(grown, _is_not_finite) == 0
+        progress = jnp.clip(count / max(schedule.last, 1), 0, 1)
+        exchanged = jnp.where(finite, rule.drop(progress), 0)
+    stay = masks_at_schedule(alive, exchanged)
+    masks = masks_at_schedule(
+        [dataclasses.replace(leaf, held=stay[i]) for i, leaf in zip(scope, grown, strict=True)]
+    )
+    chosen = unknown(due)
     return [
-        jnp.where(valid, new[i], kept) if i in new else None for i, kept in enumerate(before.kept)
+        old if old is None else jnp.where(chosen, masks[i], old)
+        for i, old in enumerate(before.kept)
     ]
 
 
