@@ -30,14 +30,15 @@ def sparsegpt(weights, gram, rows, choose, *, group=None, damping=0.01, block=12
     inputs = weights.shape[1]
     for start in range(0, inputs, block):
         end = min(start + block, inputs)
+        errors = np.zeros((len(weights), end - start))
         for j in range(start, end):
             if (j - start) % (group or block) == 0:
                 at = slice(j, min(j + (group or block), end))
                 kept[:, at] = choose((weights[:, at] / np.diag(root)[at]) ** 2, j)
-            error = np.where(kept[:, j], 0, weights[:, j]) / root[j, j]
-            weights[:, j:end] -= np.outer(error, root[j, j:end])
-            weights[:, end:] -= np.outer(error, root[j, end:])
+            errors[:, j - start] = np.where(kept[:, j], 0, weights[:, j]) / root[j, j]
+            weights[:, j:end] -= np.outer(errors[:, j - start], root[j, j:end])
         weights[:, start:end] *= kept[:, start:end]
+        weights[:, end:] -= errors @ root[start:end, end:]
     return weights, kept
 
 
