@@ -21,6 +21,9 @@ from ._specs.n_of_m import NM
 from ._specs.units import Block, Channels, Columns, Rows
 from ._specs.unstructured import Unstructured
 from ._where import Weights, any_leaf, is_weight
+from .calibration._calibrate import calibrate
+from .calibration._stats import Stats
+from .calibration._wanda import Wanda
 from .tracing._trace import trace
 from .tracing._uses import Uses
 from .training._keep_mask import keep_mask
@@ -73,6 +76,7 @@ __all__ = [
     "Sensitivity",
     "SparsifyState",
     "SparsityReport",
+    "Stats",
     "StructureMismatch",
     "Taylor",
     "TaylorProxy",
@@ -80,6 +84,7 @@ __all__ = [
     "TopScore",
     "Unstructured",
     "Uses",
+    "Wanda",
     "Weights",
     "acdc",
     "allocate",
@@ -88,6 +93,7 @@ __all__ = [
     "at_random",
     "averaged",
     "by_gradient",
+    "calibrate",
     "compat",
     "constant",
     "current",

@@ -95,7 +95,11 @@ def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Program:
         of_params, of_inputs = rebuild((params, inputs), whole)
         return f(of_params, *of_inputs)
 
-    jaxpr = jax.make_jaxpr(flat)(arrays_of(params, inputs))
+    return program_of(jax.make_jaxpr(flat)(arrays_of(params, inputs)), found)
+
+
+def program_of(jaxpr: AnyJaxpr, found: tuple[Leaf, ...]) -> Program:
+    """A jaxpr whose first arguments are leaves, and what these meet in it."""
     met = walk(jaxpr, [tuple(leaf.value.shape) for leaf in found])
     return Program(jaxpr, found, tuple(_with_data(met)))
 
