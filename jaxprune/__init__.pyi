@@ -1,5 +1,6 @@
 from . import compat, extend, plot
-from ._allocation import allocate, erk, uniform
+from ._allocation.allocate import allocate, erk, uniform
+from ._allocation.outliers import OWL
 from ._errors import (
     BelowMinNonzero,
     EmptyTensor,
@@ -50,6 +51,7 @@ __all__ = [
     "L2",
     "LCG",
     "NM",
+    "OWL",
     "Averaged",
     "BelowMinNonzero",
     "Block",
