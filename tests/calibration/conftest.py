@@ -7,7 +7,14 @@ import pytest
 @pytest.fixture(autouse=True, scope="package")
 def quick_compilation():
     """XLA without its optional passes."""
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def optimized():
+    """XLA with them, where bits are compared that depend on how it fuses loops."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -155,6 +155,7 @@ def scans_by_index(w, x):
     return lax.fori_loop(0, 2, lambda i, x: LOOPS["scan"](w[i], x), x)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_layers_by_every_kind_of_loop():
     """To the bit what the layers give one after another, as leaves of their own."""
     nested = STACK[None].repeat(2, 0)

@@ -82,6 +82,7 @@ def by_index(p, x):
     return lax.fori_loop(0, 3, lambda i, x: jnp.tanh(x @ p["w"][i]), x)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ["Wanda", "SparseGPT"])
 def test_stacked_layers_are_separate_layers_to_the_bit(name):
     method = METHODS[name]
