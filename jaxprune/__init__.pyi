@@ -1,5 +1,6 @@
 from . import compat, extend, plot
-from ._allocation import allocate, erk, uniform
+from ._allocation.allocate import allocate, erk, uniform
+from ._allocation.outliers import OWL
 from ._errors import (
     BelowMinNonzero,
     EmptyTensor,
@@ -21,6 +22,12 @@ from ._specs.n_of_m import NM
 from ._specs.units import Block, Channels, Columns, Rows
 from ._specs.unstructured import Unstructured
 from ._where import Weights, any_leaf, is_weight
+from .calibration._calibrate import calibrate
+from .calibration._prune_with_data import prune_with_data
+from .calibration._refit import Refit
+from .calibration._sparsegpt import SparseGPT
+from .calibration._stats import Stats
+from .calibration._wanda import Wanda
 from .tracing._trace import trace
 from .tracing._uses import Uses
 from .training._keep_mask import keep_mask
@@ -47,6 +54,7 @@ __all__ = [
     "L2",
     "LCG",
     "NM",
+    "OWL",
     "Averaged",
     "BelowMinNonzero",
     "Block",
@@ -66,13 +74,16 @@ __all__ = [
     "PlanRow",
     "PruningError",
     "Random",
+    "Refit",
     "Rows",
     "Rule",
     "Schedule",
     "ScoreStats",
     "Sensitivity",
+    "SparseGPT",
     "SparsifyState",
     "SparsityReport",
+    "Stats",
     "StructureMismatch",
     "Taylor",
     "TaylorProxy",
@@ -80,6 +91,7 @@ __all__ = [
     "TopScore",
     "Unstructured",
     "Uses",
+    "Wanda",
     "Weights",
     "acdc",
     "allocate",
@@ -88,6 +100,7 @@ __all__ = [
     "at_random",
     "averaged",
     "by_gradient",
+    "calibrate",
     "compat",
     "constant",
     "current",
@@ -106,6 +119,7 @@ __all__ = [
     "plan",
     "plot",
     "prune",
+    "prune_with_data",
     "report",
     "rigl",
     "sensitivity",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxprune._allocation import allocate
+from jaxprune._allocation.allocate import allocate
 from jaxprune._assign import Assignment, assign
 from jaxprune._errors import InvalidSparsity, Problem, PruningError, raise_problems
 from jaxprune._metrics import L1, Metric, one_key, scores_of
