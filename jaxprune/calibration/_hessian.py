@@ -104,8 +104,15 @@ def check_damping(damping: Any) -> None:
         )
 
 
-def not_solvable(gram: jax.Array, rows: Any, damping: float, name: str) -> PruningError:
-    """The error of sums of products that `damping` did not make definite, with one that would."""
+def not_solvable(
+    weights: jax.Array, gram: jax.Array, rows: Any, damping: float, name: str
+) -> PruningError:
+    """The error of what could not be solved: most often, with a damping that would do."""
+    if not bool(jnp.isfinite(weights).all()):
+        return PruningError(
+            f"weights of {name} are NaN or infinite, and nothing can make up for one that is "
+            "removed: mend them, or leave the leaf out."
+        )
     finite = np.asarray(jnp.isfinite(gram).all(axis=(1, 2)))
     if not finite.all():
         return PruningError(

@@ -82,7 +82,7 @@ class Refit:
         raise_problems([unusable(weights, gram, rows, name), _unlike(weights, kept, name)])
         solved, done = _solved(weights, gram, rows, self.damping, kept)
         if not bool(done):
-            raise not_solvable(gram, rows, self.damping, name)
+            raise not_solvable(weights, gram, rows, self.damping, name)
         return solved
 
 

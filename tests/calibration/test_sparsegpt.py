@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxprune as jp
 from jaxprune._tree import Leaf
-from jaxprune.calibration import _sparsegpt
+from jaxprune.calibration import _columns
 from jaxprune.calibration._sparsegpt import SparseGPT, in_matrix_words, refused
 from tests.calibration import statements
 
@@ -155,14 +155,14 @@ def test_a_block_is_rounded_up_to_whole_groups():
 
 def test_sparsities_and_n_are_data():
     weights, gram = layer(20, 24)
-    before = _sparsegpt._solved._cache_size()
+    before = _columns.solved_columns._cache_size()
     for sparsity in (0.1, 0.5, 0.7):
         solved(weights, gram, jp.Unstructured(sparsity), damping=sparsity)
-    assert _sparsegpt._solved._cache_size() == before + 1
+    assert _columns.solved_columns._cache_size() == before + 1
     for n in (1, 2, 3):
         _, kept = solved(weights, gram, jp.NM(n, 4, axis="input"))
         assert (kept.reshape(20, 6, 4).sum(-1) == n).all()
-    assert _sparsegpt._solved._cache_size() == before + 2
+    assert _columns.solved_columns._cache_size() == before + 2
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["Auto", "Explicit"])
@@ -200,6 +200,12 @@ class TestErrors:
         weights, gram = layer(48, 40)
         gram[0, 2, 2] = np.nan
         with pytest.raises(jp.PruningError, match="not finite, in 1 of 1 matrices"):
+            solved(weights, gram, jp.Unstructured(0.6))
+
+    def test_weights_that_are_not_finite(self):
+        weights, gram = layer(48, 40)
+        weights[0, 1, 2] = np.nan
+        with pytest.raises(jp.PruningError, match="weights of the leaf are NaN or infinite"):
             solved(weights, gram, jp.Unstructured(0.6))
 
     def test_no_damping_would_do(self):
