@@ -37,7 +37,13 @@ def _magnitude(per):
 def _with_data(method, per, order="sequential"):
     def prune(task, params, batches, sparsity, where):
         return jp.prune_with_data(
-            task.loss, params, batches, _spec(sparsity, per), where=where, method=method, order=order
+            task.loss,
+            params,
+            batches,
+            _spec(sparsity, per),
+            where=where,
+            method=method,
+            order=order,
         )
 
     return prune
