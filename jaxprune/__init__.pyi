@@ -23,6 +23,9 @@ from ._specs.units import Block, Channels, Columns, Rows
 from ._specs.unstructured import Unstructured
 from ._where import Weights, any_leaf, is_weight
 from .calibration._calibrate import calibrate
+from .calibration._prune_with_data import prune_with_data
+from .calibration._refit import Refit
+from .calibration._sparsegpt import SparseGPT
 from .calibration._stats import Stats
 from .calibration._wanda import Wanda
 from .tracing._trace import trace
@@ -71,11 +74,13 @@ __all__ = [
     "PlanRow",
     "PruningError",
     "Random",
+    "Refit",
     "Rows",
     "Rule",
     "Schedule",
     "ScoreStats",
     "Sensitivity",
+    "SparseGPT",
     "SparsifyState",
     "SparsityReport",
     "Stats",
@@ -114,6 +119,7 @@ __all__ = [
     "plan",
     "plot",
     "prune",
+    "prune_with_data",
     "report",
     "rigl",
     "sensitivity",

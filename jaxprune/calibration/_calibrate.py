@@ -84,8 +84,16 @@ def calibrate(
         ----------------------------------------------------
         kernel    3x4         1       3          3  squares
     """
+    if gather not in ("squares", "gram"):
+        raise PruningError(f'gather={gather!r} is neither "squares" nor "gram".')
     gathering, total = gathered(
-        f, params, batches, gather=gather, where=where, uses=uses, max_bytes=max_bytes
+        f,
+        params,
+        batches,
+        gather=gather,
+        is_in_scope=scope(params, where, uses),
+        uses=uses,
+        max_bytes=max_bytes,
     )
     stats = stats_of(gathering, total, gather)
     warn_unreached(stats)
@@ -98,14 +106,11 @@ def gathered(
     batches: Iterable[tuple[Any, ...]],
     *,
     gather: Gather,
-    where: Where | None,
+    is_in_scope: Callable[[str], bool],
     uses: Uses | None,
     max_bytes: int,
 ) -> tuple[Gathering, list[Sums]]:
     """What `calibrate` does, with the sums as they are shared."""
-    if gather not in ("squares", "gram"):
-        raise PruningError(f'gather={gather!r} is neither "squares" nor "gram".')
-    is_in_scope = scope(params, where, uses)
     known: dict[Hashable, Callable[[list[Any]], list[Sums]]] = {}
     first: Gathering | None = None
     total: list[Sums] | None = None
@@ -119,7 +124,7 @@ def gathered(
                 gathering = gathering_of(program, chosen_pieces(program, is_in_scope))
                 agree(uses, gathering.pieces)
                 first = first or gathering
-                _refuse_other(first, gathering)
+                refuse_other(first, gathering)
                 if gather == "gram":
                     refuse_large(gathering, max_bytes)
                 known[kind] = compiled(program, gathering, gather)
@@ -168,11 +173,11 @@ def agree(uses: Uses | None, pieces: Iterable[Piece]) -> None:
     raise_problems(
         Problem(
             StructureMismatch,
-            f"{piece.leaf.name} is summed over axes {piece.axes('input')} with this batch, and "
-            f"uses says {sorted(said[piece.leaf.path])}: trace the same function.",
+            f"{piece.leaf.name} is summed over axes {piece.form.axes('input')} with this batch, "
+            f"and uses says {sorted(said[piece.leaf.path])}: trace the same function.",
         )
         for piece in pieces
-        if piece.axes("input") not in said[piece.leaf.path]
+        if piece.form.axes("input") not in said[piece.leaf.path]
     )
 
 
@@ -211,7 +216,7 @@ def warn_unreached(stats: Stats) -> None:
         )
 
 
-def _refuse_other(first: Gathering, other: Gathering) -> None:
+def refuse_other(first: Gathering, other: Gathering) -> None:
     if first.signature != other.signature:
         mine, theirs = ({piece.leaf.path for piece in each.pieces} for each in (first, other))
         raise StructureMismatch(

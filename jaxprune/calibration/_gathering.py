@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -47,15 +47,13 @@ class Gathering:
         return tuple((p.key, p.shape, g) for p, g in zip(self.pieces, self.group, strict=True))
 
     def firsts(self) -> list[Piece]:
-        """For each of the sums the first piece that reads it."""
-        return [self.pieces[self.group.index(g)] for g in range(len(self.members))]
+        """For each of the sums that a piece reads the first that does."""
+        return [self.pieces[self.group.index(g)] for g in dict.fromkeys(self.group)]
 
-    def added_up(self, measured: Sequence[Sums]) -> list[Sums]:
-        """The sums, of what was measured at each of `met`."""
-        return [
-            jax.tree.map(lambda *each: sum(each[1:], each[0]), *[measured[k] for k in members])
-            for members in self.members
-        ]
+    def summed(self, group: int, measured: Mapping[int, Sums] | Sequence[Sums]) -> Sums:
+        """One of the sums, of what was measured at each of `met`."""
+        each = [measured[k] for k in self.members[group]]
+        return jax.tree.map(lambda *x: sum(x[1:], x[0]), *each)
 
 
 def gathering_of(program: Program, pieces: Sequence[Piece]) -> Gathering:
@@ -98,7 +96,7 @@ def compiled(
 
     def gathered(arrays: list[Any]) -> list[Sums]:
         _, measured = run_measured(program.jaxpr, arrays, gathering.met, measure)
-        return gathering.added_up(measured)
+        return [gathering.summed(group, measured) for group in range(len(gathering.members))]
 
     return jax.jit(gathered)
 
@@ -128,13 +126,15 @@ def refuse_large(gathering: Gathering, max_bytes: int) -> None:
     )
 
 
-def refuse_infinite(gathering: Gathering, total: Sequence[Sums]) -> None:
+def refuse_infinite(gathering: Gathering, total: Mapping[int, Sums] | Sequence[Sums]) -> None:
     """Refuses sums that NaN or infinity has gone into.
 
     Raises:
         PruningError: Naming the leaves, the first that the model reads first.
     """
-    are_finite = _are_finite([one.sums for one in total])
+    groups = list(dict.fromkeys(gathering.group))
+    each = _all_finite([total[group].sums for group in groups])
+    are_finite = {group: bool(np.asarray(x)) for group, x in zip(groups, each, strict=True)}
     bad = [p for p, g in zip(gathering.pieces, gathering.group, strict=True) if not are_finite[g]]
     if bad:
         several = len(bad) > 1
@@ -151,11 +151,7 @@ def _all_finite(sums: list[jax.Array]) -> list[jax.Array]:
     return [jnp.isfinite(x).all() for x in sums]
 
 
-def _are_finite(sums: list[jax.Array]) -> list[bool]:
-    return [bool(np.asarray(x)) for x in _all_finite(sums)]
-
-
 def _gram_bytes(piece: Piece) -> int:
     like = jax.ShapeDtypeStruct(piece.shape, jnp.float32)
-    *before, _, into = jax.eval_shape(piece.matrices, like).shape
+    *before, _, into = jax.eval_shape(piece.form.matrices, like).shape
     return 4 * math.prod(before) * into**2

@@ -8,14 +8,18 @@ then each part that it reads is a piece, with statistics of its own.
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxprune._errors import Problem, PruningError, raise_problems
+from jaxprune._kernels.sharding import on_any_mesh
 from jaxprune._tree import Leaf
 from jaxprune.tracing import _jax
 from jaxprune.tracing._matrices import from_matrices, spread, to_matrices
@@ -29,6 +33,65 @@ from jaxprune.tracing._walk import Met
 Box: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Form:
+    """How a box becomes matrices; equal for the layers of a stack, which so share programs.
+
+    Attributes:
+        part: The box in the operand: its moves are those after it was cut out.
+        roles: What happens along each dimension of the operand.
+        shape: The shape of the box.
+    """
+
+    part: Part
+    roles: Roles
+    shape: tuple[int, ...]
+
+    def axes(self, word: str) -> tuple[int, ...]:
+        """The axes that are "input", "output" or "batch", in the order of the operand."""
+        dims = self.part.dims or ()
+        of_roles = [a for k in sorted(getattr(self.roles, word)) for a in dims[k].axes]
+        loops = self.part.batch if word == "batch" else ()
+        return tuple(dict.fromkeys((*loops, *of_roles)))
+
+    def size(self, word: str) -> int:
+        """How many indices the operand has along its dimensions of a word."""
+        dims = self.part.dims or ()
+        return math.prod(dims[k].size for k in getattr(self.roles, word))
+
+    def held(self, word: str) -> tuple[int, ...]:
+        """Which of these indices the box holds, where others are concatenated with it."""
+        dims = [(self.part.dims or ())[k] for k in getattr(self.roles, word)]
+        spans = [np.arange(dim.low, dim.high) for dim in dims]
+        if not dims:
+            return (0,)
+        every = np.ravel_multi_index(np.ix_(*spans), [dim.size for dim in dims])
+        return tuple(np.ravel(every).tolist())
+
+    @partial(jax.jit, static_argnums=0)
+    def matrices(self, box: jax.Array) -> jax.Array:
+        """The matrices [*turns, batch, out, in] of the box."""
+        return on_any_mesh(lambda box: to_matrices(self, box))(box)
+
+    @partial(jax.jit, static_argnums=0)
+    def of_matrices(self, matrices: jax.Array, box: jax.Array) -> jax.Array:
+        """The box with the entries that `matrices` hold."""
+
+        def back(matrices: jax.Array, box: jax.Array) -> jax.Array:
+            return from_matrices(self, matrices, box)
+
+        return on_any_mesh(back, like=lambda _, box: box)(matrices, box)
+
+    @partial(jax.jit, static_argnums=0)
+    def over_box(self, of_inputs: jax.Array) -> jax.Array:
+        """A number for each input, [*turns, batch, in], laid over the box: 1 along its outputs."""
+        laid = spread(self, of_inputs, jax.ShapeDtypeStruct(self.shape, of_inputs.dtype))
+        others = {*self.axes("input"), *self.axes("batch")}
+        shared = tuple(sorted({*self.axes("output")} - others)) if self.roles.groups == 1 else ()
+        # Where only a part of the outputs is read, the rest is zero.
+        return jnp.max(laid, axis=shared, keepdims=True)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Piece:
     """A box of a leaf that products or convolutions read in one way.
@@ -37,19 +100,20 @@ class Piece:
         leaf: The leaf: its path, and its array.
         number: Which of the program's leaves.
         start: Where the box begins, along each axis of the leaf.
-        shape: The shape of the box.
-        part: The box in the operand: its moves are those after it was cut out.
-        roles: What happens along each dimension of the operand.
+        form: How it becomes matrices.
         met: Every place where it is read so.
     """
 
     leaf: Leaf
     number: int
     start: tuple[int, ...]
-    shape: tuple[int, ...]
-    part: Part
-    roles: Roles
+    form: Form
     met: tuple[Met, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the box."""
+        return self.form.shape
 
     @property
     def name(self) -> str:
@@ -72,36 +136,15 @@ class Piece:
         """What tells it from the other pieces, whatever the program that it was read from."""
         return self.number, self.start
 
-    def axes(self, word: str) -> tuple[int, ...]:
-        """The leaf's axes that are "input", "output" or "batch", in the order of the operand."""
-        dims = self.part.dims or ()
-        of_roles = [a for k in sorted(getattr(self.roles, word)) for a in dims[k].axes]
-        loops = self.part.batch if word == "batch" else ()
-        return tuple(dict.fromkeys((*loops, *of_roles)))
+    @property
+    def places(self) -> frozenset[tuple[tuple[int, ...], int]]:
+        """The operands that hold it: those of concatenated leaves are the same."""
+        return frozenset((met.place.where, met.operand) for met in self.met)
 
-    def cut(self, leaf: Any) -> Any:
+    def cut(self, leaf: jax.Array) -> jax.Array:
         """The box of a leaf."""
-        return leaf if self.is_whole else _cut(leaf, self.start, self.shape)
-
-    def put(self, leaf: Any, box: Any) -> Any:
-        """The leaf with this box in place of its own."""
-        return box if self.is_whole else _put(leaf, box, self.start)
-
-    def matrices(self, box: jax.Array) -> jax.Array:
-        """The matrices [*turns, batch, out, in] of the box."""
-        return to_matrices(self, box)
-
-    def of_matrices(self, matrices: jax.Array, box: jax.Array) -> jax.Array:
-        """The box with the entries that `matrices` hold."""
-        return from_matrices(self, matrices, box)
-
-    def over_box(self, of_inputs: jax.Array) -> jax.Array:
-        """A number for each input, [*turns, batch, in], laid over the box: 1 along its outputs."""
-        laid = spread(self, of_inputs, jax.ShapeDtypeStruct(self.shape, of_inputs.dtype))
-        others = {*self.axes("input"), *self.axes("batch")}
-        shared = tuple(sorted({*self.axes("output")} - others)) if self.roles.groups == 1 else ()
-        # Where only a part of the outputs is read, the rest is zero.
-        return jnp.max(laid, axis=shared, keepdims=True)
+        # The start is data, so that all layers of a stack share one program.
+        return leaf if self.is_whole else lax.dynamic_slice(leaf, self.start, self.shape)
 
 
 def pieces_of(program: Program, is_in_scope: Callable[[str], bool]) -> list[Piece]:
@@ -129,20 +172,13 @@ def pieces_of(program: Program, is_in_scope: Callable[[str], bool]) -> list[Piec
     ]
 
 
-def inputs_as_traced(pieces: Sequence[Piece]) -> dict[str, set[tuple[int, ...]]]:
-    """By path the input axes, one a way of reading."""
-    found: dict[str, set[tuple[int, ...]]] = {}
-    for piece in pieces:
-        found.setdefault(piece.leaf.path, set()).add(piece.axes("input"))
-    return found
-
-
 def _piece(program: Program, number: int, box: Box, mets: list[Met]) -> Piece:
     leaf, (met, *_) = program.leaves[number], mets
     _, rest = _box(tuple(leaf.value.shape), met.part.moves or ())
     assert met.roles is not None
-    part = dataclasses.replace(met.part, moves=rest)
-    return Piece(leaf, number, *box, part, met.roles, tuple(mets))
+    start, shape = box
+    part = dataclasses.replace(met.part, leaf=0, moves=rest, share=Fraction(1))
+    return Piece(leaf, number, start, Form(part, met.roles, shape), tuple(mets))
 
 
 def _box(shape: tuple[int, ...], moves: tuple[Move, ...]) -> tuple[Box, tuple[Move, ...]]:
@@ -198,12 +234,3 @@ def _line(met: Met) -> str:
 
 def _range(start: int, length: int) -> str:
     return str(start) if length == 1 else f"{start}:{start + length}"
-
-
-def _cut(leaf: Any, start: tuple[int, ...], shape: tuple[int, ...]) -> Any:
-    # The start is data, so that all layers of a stack share one program.
-    return lax.dynamic_slice(leaf, start, shape)
-
-
-def _put(leaf: Any, box: Any, start: tuple[int, ...]) -> Any:
-    return lax.dynamic_update_slice(leaf, box, start)

@@ -193,7 +193,9 @@ def stats_of(gathering: Gathering, total: Sequence[Sums], gather: Gather) -> Sta
 
     def one(path: str) -> LeafStats:
         pieces = [gathering.pieces[k] for k in of_leaf[path]]
-        inputs, outputs, batch = (pieces[0].axes(word) for word in ("input", "output", "batch"))
+        inputs, outputs, batch = (
+            pieces[0].form.axes(word) for word in ("input", "output", "batch")
+        )
         grams = tuple(names[gathering.group[k]] for k in of_leaf[path]) if gather == "gram" else ()
         shape = tuple(pieces[0].leaf.value.shape)
         return LeafStats(path, shape, inputs, outputs, batch, grams)
@@ -203,7 +205,7 @@ def stats_of(gathering: Gathering, total: Sequence[Sums], gather: Gather) -> Sta
         return {
             path: _squares(
                 [gathering.pieces[k] for k in each],
-                [_of_inputs(total[gathering.group[k]], gather) for k in each],
+                [of_inputs(total[gathering.group[k]]) for k in each],
             )
             for path, each in of_leaf.items()
         }
@@ -222,14 +224,16 @@ def _gram_name(gathering: Gathering, group: int, of_leaf: dict[str, list[int]]) 
     return path if len(of_leaf[path]) == 1 else f"{path}:{of_leaf[path].index(k)}"
 
 
-def _of_inputs(sums: Sums, gather: Gather) -> jax.Array:
-    """The sum of squares of each input."""
-    return sums.sums if gather == "squares" else jnp.diagonal(sums.sums, axis1=-2, axis2=-1)
+def of_inputs(sums: Sums) -> jax.Array:
+    """The sum of squares of each input: what was summed, or the diagonal of the Gram."""
+    is_gram = sums.sums.ndim == sums.count.ndim + 2
+    squares: jax.Array = jnp.diagonal(sums.sums, axis1=-2, axis2=-1) if is_gram else sums.sums
+    return squares
 
 
-def _squares(pieces: Sequence[Piece], of_inputs: Sequence[jax.Array]) -> jax.Array:
+def _squares(pieces: Sequence[Piece], sums: Sequence[jax.Array]) -> jax.Array:
     """Squares of the pieces of one leaf, in a shape that broadcasts against it."""
-    laid = [piece.over_box(x) for piece, x in zip(pieces, of_inputs, strict=True)]
+    laid = [piece.form.over_box(x) for piece, x in zip(pieces, sums, strict=True)]
     if len(pieces) == 1 and pieces[0].is_whole:
         return laid[0]
     shape: list[int] = []
