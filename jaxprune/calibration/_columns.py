@@ -13,7 +13,6 @@ from jaxprune._kernels.ranked import Ranked
 from jaxprune._kernels.sharding import on_any_mesh
 from jaxprune._specs.n_of_m import NM
 from jaxprune._specs.unstructured import Unstructured
-from jaxprune.calibration._hessian import damped, is_root, root_of_inverse
 
 _TILE = 16  # columns that are finished one by one; what they change beyond is one product
 _EXACT = lax.Precision.HIGHEST
@@ -47,15 +46,22 @@ def _columns(spec: Any, inputs: int, block: int) -> _Columns:
 @functools.partial(on_any_mesh, like=lambda weights, *_: (weights, weights, weights))
 def solved_columns(
     weights: jax.Array,
-    gram: jax.Array,
-    rows: Any,
-    damping: Any,
+    root: jax.Array,
+    dead: jax.Array,
     spec: Any,
     *,
     block: int,
     exact: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The new weights, which are kept, and whether H could be factorised.
+    """The new weights, which are kept, and whether all of them are finite.
+
+    Args:
+        weights: [batch, out, in], of any floating dtype.
+        root: float32 [batch, in, in], U.
+        dead: bool [batch, in], the inputs whose weights become zero.
+        spec: As of `SparseGPT.solve`.
+        block: As of `SparseGPT`.
+        exact: As of `SparseGPT`.
 
     The errors of removed weights, w / U_jj, are gathered in an array [batch, in, out]; the weights
     of a column j are the old ones less U_j^T times all errors so far. Only what is needed next is
@@ -64,8 +70,6 @@ def solved_columns(
     inputs = weights.shape[2]
     columns = _columns(spec, inputs, block)
     width, padded = columns.width, columns.width * columns.blocks
-    hessian, dead = damped(gram, rows, damping)
-    root = root_of_inverse(hessian)
     # Columns lie in rows: a column of all outputs is contiguous then.
     old = jnp.where(dead[:, :, None], 0, weights.astype(jnp.float32).swapaxes(1, 2))
     old = jnp.pad(old, ((0, 0), (0, padded - inputs), (0, 0)))
@@ -98,7 +102,7 @@ def solved_columns(
     _, new, kept = lax.fori_loop(0, columns.blocks, step, start)
     new, kept = (x[:, :inputs].swapaxes(1, 2) for x in (new, kept))
     solved = new.astype(weights.dtype)
-    return solved, kept, is_root(root) & jnp.isfinite(new).all()
+    return solved, kept, jnp.isfinite(new).all()
 
 
 def _block(

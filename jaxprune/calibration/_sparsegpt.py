@@ -16,10 +16,10 @@ from jaxprune._specs.checks import check_count, check_sparsity
 from jaxprune._specs.n_of_m import NM
 from jaxprune._specs.unstructured import Unstructured
 from jaxprune._text import shown
-from jaxprune._tree import Leaf
+from jaxprune._tree import Leaf, as_array
 from jaxprune._where import leave_out
 from jaxprune.calibration._columns import solved_columns
-from jaxprune.calibration._hessian import check_damping, not_solvable, unusable
+from jaxprune.calibration._hessian import check_damping, not_solvable, root_of_inverse, unusable
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ class SparseGPT:
             StructureMismatch: The shapes do not fit each other.
             PruningError: The sums of products cannot be factorised with this damping.
         """
+        weights, gram = as_array(weights), as_array(gram)
         problem = refused(spec, exact=self.exact)
         raise_problems(
             [
@@ -95,10 +96,11 @@ class SparseGPT:
             ]
         )
         raise_problems([_unfit(spec, weights.shape, name)])
-        solved, kept, done = solved_columns(
-            weights, gram, rows, self.damping, spec, block=self.block, exact=self.exact
+        root = root_of_inverse(gram, rows, self.damping)
+        solved, kept, finite = solved_columns(
+            weights, root.upper, root.dead, spec, block=self.block, exact=self.exact
         )
-        if not bool(done):
+        if not bool(root.exists & finite):
             raise not_solvable(weights, gram, rows, self.damping, name)
         return solved, kept
 
