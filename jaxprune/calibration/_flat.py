@@ -21,6 +21,8 @@ from jaxprune.tracing._walk import Met
 
 _Where = tuple[int, ...]
 
+_COUNTS = ("bool", "int32", "int64", "uint32", "uint64")
+
 
 def flattened(program: Program, arrays: Sequence[Any], pieces: Sequence[Piece]) -> Program:
     """The same program, flat.
@@ -116,7 +118,7 @@ def _is_index(equation: JaxprEqn, operands: Sequence[Any]) -> bool:
     return (
         bool(operands)
         and not any(isinstance(x, jax.core.Tracer) or np.ndim(x) for x in operands)
-        and all(not aval.shape and aval.dtype.kind in "iub" for aval in outs)
+        and all(not aval.shape and str(aval.dtype) in _COUNTS for aval in outs)
     )
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 import numbers
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
@@ -116,7 +116,7 @@ def prune_with_data(
     program = read(f, params, *first)
     uses = uses or uses_of(program)
     if makes_metric(method):
-        spec = jax.tree.map(_per_output, spec, is_leaf=lambda x: x is None or is_spec(x))
+        spec = _numbers_per_output(spec)
     assignment = _assigned(params, program, spec, where, uses)
     specs = {assignment.leaves[i].path: spec for i, spec in assignment.specs.items()}
     pieces = chosen_pieces(program, lambda path: path in specs)
@@ -153,10 +153,16 @@ def prune_with_data(
     return _rebuilt(params, weights)
 
 
-def _per_output(spec: Any) -> Any:
-    """What a bare sparsity means to methods that compare the weights of one output."""
-    is_number = isinstance(spec, numbers.Real) or (is_array(spec) and not spec.shape)
-    return Unstructured(spec, per="output") if is_number else spec
+def _numbers_per_output(spec: Any) -> Any:
+    """What bare sparsities mean to methods that compare the weights of one output."""
+    if isinstance(spec, Mapping):  # whose order matters
+        return {key: _numbers_per_output(each) for key, each in spec.items()}
+
+    def one(each: Any) -> Any:
+        is_number = isinstance(each, numbers.Real) or (is_array(each) and not each.shape)
+        return Unstructured(each, per="output") if is_number else each
+
+    return jax.tree.map(one, spec, is_leaf=lambda each: each is None or is_spec(each))
 
 
 def _assigned(
