@@ -59,6 +59,27 @@ def test_masks_and_weights_are_those_of_the_statement(name, outputs, inputs):
     assert error(new, weights, gram) <= (1 + 1e-5) * error(expected[None], weights, gram)
 
 
+def test_correlated_inputs_are_factorised_in_float64():
+    """Inputs with a common mean of 100 times their spread: a condition number of 10^8."""
+    weights, _ = layer(96, 128)
+    x = np.random.default_rng(1).normal(loc=100, size=(ROWS, 128)).astype(np.float32)
+    gram = (x.T.astype(np.float64) @ x)[None].astype(np.float32)
+    _, kept = solved(weights, gram, jp.Unstructured(0.6), damping=1e-6)
+    choose = statements.lowest_of_leaf(0.6)
+    _, mask = statements.sparsegpt(weights[0], gram[0], ROWS, choose, damping=1e-6, block=32)
+    np.testing.assert_array_equal(kept[0], mask)
+
+
+def test_it_is_the_same_where_float64_is_allowed_everywhere(x64):
+    weights, gram = layer(48, 40)
+    expected, mask = solved(weights, gram, jp.Unstructured(0.6))
+    with x64(True):
+        new, kept = solved(weights, gram, jp.Unstructured(0.6))
+    assert new.dtype == np.float32
+    np.testing.assert_array_equal(kept, mask)
+    np.testing.assert_allclose(new, expected, atol=1e-6)
+
+
 def test_the_authors_count_removes_one_weight_more_of_each_block():
     weights, gram = layer(48, 40)
     new, kept = solved(weights, gram, jp.Unstructured(0.6), exact=False)
