@@ -79,7 +79,7 @@ def _row(shape: tuple[int, int], name: str) -> Row:
             ours,
             [
                 _torch(weights, gram, count, kind),
-                Contender("NumPy float64", state, on_host=True),
+                Contender("NumPy float64", state, on_host=True, warm_up=0),
             ],
             rounds,
         )
@@ -108,6 +108,7 @@ def _torch(weights: Any, gram: Any, count: int, kind: _Kind) -> Contender:
         prepare=fresh,
         module="torch",
         on_host=True,
+        warm_up=0,
     )
 
 
