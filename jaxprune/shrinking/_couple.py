@@ -332,7 +332,9 @@ def _(reading: at.Placed, place: Place, operands: Sequence[Axes]) -> list[Axes]:
 
 @couple.register
 def _(reading: Call, place: Place, operands: Sequence[Axes]) -> list[Axes]:
-    return place.run(reading.jaxpr, operands)
+    results = place.run(reading.jaxpr, operands)
+    place.derive(operands, results)
+    return results
 
 
 @couple.register

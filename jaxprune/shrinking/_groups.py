@@ -124,7 +124,8 @@ def found_groups(
             for unit in atoms(block):
                 members.setdefault(unit, {})[k, axis] = None
     found: dict[str, tuple[Group, Block]] = {}
-    for unit, at_axes in members.items():
+    # Those that can be cut have the first choice of names.
+    for unit, at_axes in sorted(members.items(), key=lambda item: item[0].why is not None):
         why = unit.why
         if unit is ONE or unit.size == 0 or (isinstance(why, Why) and why.no_units):
             continue

@@ -9,7 +9,7 @@ from jax.extend.core import Jaxpr, JaxprEqn
 
 from jaxprune.shrinking._blocks import Block, Misfit, join, pin, units
 from jaxprune.tracing import _jax, _jax_layouts
-from jaxprune.tracing._jax_layouts import Reading
+from jaxprune.tracing._jax_layouts import ForwardDerivative, Reading
 from jaxprune.tracing._readings import AnyJaxpr
 
 Axes: TypeAlias = tuple[Block, ...]
@@ -47,7 +47,7 @@ class Step:
         results: The axes of its results.
         bodies: The programs that it runs.
         groups: Of a convolution in groups, the groups.
-        derivative: Of a call with a derivative of its own, the program of that derivative.
+        derivative: Of a call with a forward derivative of its own: that, and its program.
     """
 
     equation: JaxprEqn
@@ -57,7 +57,7 @@ class Step:
     results: list[Axes]
     bodies: list["Body"] = dataclasses.field(default_factory=list)
     groups: Block | None = None
-    derivative: Any = None
+    derivative: "tuple[ForwardDerivative, Body] | None" = None
 
 
 @dataclasses.dataclass(slots=True, repr=False)
@@ -90,8 +90,10 @@ class Body:
 class Place:
     """One equation while its axes are being coupled: what a rule for it works with."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, *, is_derivative: bool = False) -> None:
         self.step = step
+        # The derivative of a call may hold that call: derivatives of those are left alone.
+        self.is_derivative = is_derivative
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -116,9 +118,30 @@ class Place:
 
     def run(self, jaxpr: AnyJaxpr, inputs: Sequence[Axes]) -> list[Axes]:
         """Couples the axes of a program that the equation runs on these inputs."""
-        body = couple_program(jaxpr, inputs, self.step.equations)
+        body = couple_program(jaxpr, inputs, self.step.equations, is_derivative=self.is_derivative)
         self.step.bodies.append(body)
         return list(body.outputs)
+
+    def derive(self, operands: Sequence[Axes], results: Sequence[Axes]) -> None:
+        """Couples the axes of the forward derivative that a call has of its own.
+
+        A direction has the axes of what it is a direction of.
+        """
+        found = None
+        if not self.is_derivative:
+            found = _jax_layouts.forward_derivative(self.step.equation)
+        if found is None:
+            return
+        own = operands[found.fixed :]
+        directions = [axes for axes, moves in zip(own, found.moving, strict=True) if moves]
+        body = couple_program(
+            found.program, [*own, *directions], self.step.equations, is_derivative=True
+        )
+        expected = [*results, *(axes for axes, m in zip(results, found.moved, strict=True) if m)]
+        for one, other in zip(expected, body.outputs, strict=True):
+            for block, too in zip(one, other, strict=True):
+                self.join(block, too)
+        self.step.derivative = found, body
 
 
 def fresh(shape: Iterable[int]) -> Axes:
@@ -127,7 +150,11 @@ def fresh(shape: Iterable[int]) -> Axes:
 
 
 def couple_program(
-    program: AnyJaxpr, inputs: Sequence[Axes], within: tuple[JaxprEqn, ...] = ()
+    program: AnyJaxpr,
+    inputs: Sequence[Axes],
+    within: tuple[JaxprEqn, ...] = (),
+    *,
+    is_derivative: bool = False,
 ) -> Body:
     """Reads which axes of a program's values belong together.
 
@@ -135,6 +162,7 @@ def couple_program(
         program: The program.
         inputs: The axes of its inputs.
         within: The equations that hold it, outermost first.
+        is_derivative: Whether it is the derivative of a call.
     """
     jaxpr = _jax.opened(program)
     constants = [(value, fresh(getattr(value, "shape", ()))) for value in _jax.constants(program)]
@@ -149,7 +177,7 @@ def couple_program(
         operands = [axes_of(variable) for variable in equation.invars]
         reading = _jax_layouts.read(equation)
         step = Step(equation, reading, (*within, equation), operands, [])
-        step.results = _coupled(step)
+        step.results = _coupled(step, is_derivative)
         shapes = [tuple(block.size for block in axes) for axes in step.results]
         assert shapes == Place(step).shapes, (equation.primitive.name, shapes, Place(step).shapes)
         steps.append(step)
@@ -159,10 +187,10 @@ def couple_program(
     )
 
 
-def _coupled(step: Step) -> list[Axes]:
+def _coupled(step: Step, is_derivative: bool) -> list[Axes]:
     from jaxprune.shrinking._couple import couple  # noqa: PLC0415  # it registers rules on these
 
-    place = Place(step)
+    place = Place(step, is_derivative=is_derivative)
     try:
         return couple(step.reading, place, step.operands)
     except Misfit:

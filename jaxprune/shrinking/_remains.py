@@ -59,6 +59,16 @@ class Remains:
                 result = take(result, np.flatnonzero(kept), axis)
         return result if result is value else placed(result, value)
 
+    def put(self, value: Any, axes: Axes) -> Any:
+        """An array of full size that holds what is left of it, amid zeros."""
+        for axis, block in enumerate(axes):
+            kept = self.of(block)
+            if not kept.all():
+                shape = (*value.shape[:axis], len(kept), *value.shape[axis + 1 :])
+                at = (slice(None),) * axis + (np.flatnonzero(kept),)
+                value = jnp.zeros(shape, value.dtype).at[at].set(value)
+        return value
+
 
 def take(value: Any, positions: np.ndarray[Any, Any], axis: int) -> Any:
     """The entries of an array at sorted positions along an axis."""

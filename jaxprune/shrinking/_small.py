@@ -7,9 +7,10 @@ model. Ranges and random numbers are made at full size, and what is left of them
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -19,7 +20,7 @@ from jaxprune.tracing import _jax, _jax_layouts
 from jaxprune.tracing import _layouts as at
 from jaxprune.tracing._readings import Branches, Call, Scan, While
 
-Run = Callable[[Sequence[Any]], list[Any]]
+Results: TypeAlias = Callable[..., tuple[Any, ...]]
 
 
 class Small:
@@ -125,13 +126,72 @@ def _(reading: at.Padded, step: Step, operands: Sequence[Any], small: Small) -> 
 
 @run_small.register
 def _(reading: Call, step: Step, operands: Sequence[Any], small: Small) -> Sequence[Any]:
-    def run(*arrays: Any) -> list[Any]:
-        return small.run(step.bodies[0], arrays)
+    def run(*arrays: Any) -> tuple[Any, ...]:
+        return tuple(small.run(step.bodies[0], arrays))
 
     options = _jax_layouts.remat_options(step.equation)
     if options is not None:
         return jax.checkpoint(run, **options)(*operands)
+    if step.derivative is not None:
+        return _with_forward_derivative(run, step, small)(*operands)
+    if _jax_layouts.has_backward_derivative(step.equation):
+        return _with_backward_derivative(run, step, small)(*operands)
     return run(*operands)
+
+
+def _with_forward_derivative(run: Results, step: Step, small: Small) -> Results:
+    """The function of a call, with the derivative of its own that it has."""
+    assert step.derivative is not None
+    derivative, body = step.derivative
+
+    def along(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+        moving = zip(tangents[derivative.fixed :], derivative.moving, strict=True)
+        directions = [tangent for tangent, moves in moving if moves]
+        found = small.run(body, [*primals[derivative.fixed :], *directions])
+        results, moved = found[: len(step.results)], iter(found[len(step.results) :])
+        out = (
+            next(moved) if moves else _no_direction(result)
+            for result, moves in zip(results, derivative.moved, strict=True)
+        )
+        return tuple(results), tuple(out)
+
+    function = jax.custom_jvp(run)
+    function.defjvp(along)
+    return function
+
+
+def _no_direction(result: Any) -> Any:
+    is_float = jnp.issubdtype(result.dtype, jnp.inexact)
+    return np.zeros(result.shape, result.dtype if is_float else jax.dtypes.float0)
+
+
+def _with_backward_derivative(run: Results, step: Step, small: Small) -> Results:
+    """The function of a call, with the backward derivative of its own that it has.
+
+    How that one divides its residuals is not told. So it runs at full size, on operands that are
+    zero where they were cut.
+    """
+
+    def filled(arrays: Sequence[Any], axes: Sequence[Axes]) -> list[Any]:
+        return [small.left.put(x, a) for x, a in zip(arrays, axes, strict=True)]
+
+    def forward(*arrays: Any) -> tuple[Any, Any]:
+        return run(*arrays), arrays
+
+    def backward(arrays: Any, directions: Any) -> tuple[Any, ...]:
+        def whole(*operands: Any) -> tuple[Any, ...]:
+            return tuple(_jax.run(step.equation, operands))
+
+        _, back = jax.vjp(whole, *filled(arrays, step.operands))
+        wide = back(tuple(filled(directions, step.results)))
+        return tuple(
+            x if x.dtype == jax.dtypes.float0 else small.left.take(x, axes)
+            for x, axes in zip(wide, step.operands, strict=True)
+        )
+
+    function = jax.custom_vjp(run)
+    function.defvjp(forward, backward)
+    return function
 
 
 @run_small.register

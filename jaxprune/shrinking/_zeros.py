@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._tree import is_traced
@@ -92,7 +93,9 @@ def _read(known: dict[Any, Zeros], variable: Any, axes: Axes) -> Zeros:
 
 def constant(value: Any, axes: Axes) -> Zeros:
     """Where a constant is zero."""
-    if is_traced(value) or np.size(value) != 1 or np.asarray(value).dtype.kind not in "biuf":
+    kind = getattr(value, "dtype", np.dtype(float))
+    is_number = any(jnp.issubdtype(kind, each) for each in (jnp.floating, jnp.integer, jnp.bool_))
+    if is_traced(value) or np.size(value) != 1 or not is_number:
         return nowhere(axes)
     number = float(np.asarray(value).reshape(()))
     return Zeros(tuple(map(units_of, axes)) if number == 0 else (NONE,) * len(axes), number)

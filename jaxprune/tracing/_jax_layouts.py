@@ -4,9 +4,10 @@ Tried on JAX 0.7.2, 0.10.2 and 0.12.0.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from jax.extend.core import JaxprEqn
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from jaxprune.tracing import _jax
 from jaxprune.tracing import _layouts as at
@@ -22,6 +23,24 @@ from jaxprune.tracing._readings import (
 )
 
 Reading: TypeAlias = at.Layout | Call | Scan | While | Branches | Unknown
+
+
+class ForwardDerivative(NamedTuple):
+    """The derivative of a call along a direction, as a program.
+
+    Attributes:
+        program: From the operands, but for the first ones, and the directions of those that move,
+            to the results and the directions of those that do.
+        fixed: How many operands, from the first on, it does not take.
+        moving: Which of the others have a direction: those that hold floats.
+        moved: Which results have one.
+    """
+
+    program: AnyJaxpr
+    fixed: int
+    moving: tuple[bool, ...]
+    moved: tuple[bool, ...]
+
 
 _OPENED = Call | Scan | While | Branches
 
@@ -109,6 +128,26 @@ def remat_options(equation: JaxprEqn) -> dict[str, Any] | None:
     return {name: equation.params[name] for name in ("policy", "prevent_cse")}
 
 
+def forward_derivative(equation: JaxprEqn) -> ForwardDerivative | None:
+    """The forward derivative that a call has of its own; None for any other equation."""
+    params = equation.params
+    if equation.primitive.name != "custom_jvp_call" or params["symbolic_zeros"]:
+        return None
+    fixed = int(params["num_consts"])
+    types: list[Any] = [variable.aval for variable in equation.invars[fixed:]]
+    moving = [jnp.issubdtype(aval.dtype, jnp.inexact) for aval in types]
+    found = params["jvp_jaxpr_fun"].call_wrapped(*(not moves for moves in moving))
+    jaxpr, constants, zeros = found
+    return ForwardDerivative(
+        ClosedJaxpr(jaxpr, constants), fixed, tuple(moving), tuple(not zero for zero in zeros)
+    )
+
+
+def has_backward_derivative(equation: JaxprEqn) -> bool:
+    """Whether a call has a backward derivative of its own."""
+    return equation.primitive.name.startswith("custom_vjp_call")
+
+
 def effects(jaxpr: AnyJaxpr) -> list[str]:
     """The side effects of a program, each with its line: printing, callbacks, what is written."""
     return [
@@ -132,6 +171,11 @@ def _whole_sizes(equation: JaxprEqn, operands: Sequence[Any]) -> tuple[int, ...]
 
 def _ints(values: Any) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
+
+
+def _bitcast(equation: JaxprEqn) -> Reading:
+    same = shape_of(equation.invars[0]) == shape_of(equation.outvars[0])
+    return at.Aligned() if same else Unknown()
 
 
 def _power(equation: JaxprEqn) -> Reading:
@@ -300,6 +344,7 @@ _RULES: dict[str, Callable[[JaxprEqn], Reading]] = {
     **dict.fromkeys(_CUMULATED, _cumulated),
     **dict.fromkeys(_WINDOWED, _window),
     **dict.fromkeys(("iota", "random_bits", "empty"), _always(at.Generated())),
+    "bitcast_convert_type": _bitcast,
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "conv_general_dilated": _convolution,
