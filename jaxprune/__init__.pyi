@@ -21,6 +21,10 @@ from ._specs.n_of_m import NM
 from ._specs.units import Block, Channels, Columns, Rows
 from ._specs.unstructured import Unstructured
 from ._where import Weights, any_leaf, is_weight
+from .shrinking._coupled import Coupled
+from .shrinking._cut import Cut
+from .shrinking._dependencies import Dependencies, dependencies
+from .shrinking._groups import Group
 from .tracing._trace import trace
 from .tracing._uses import Uses
 from .training._keep_mask import keep_mask
@@ -53,8 +57,12 @@ __all__ = [
     "Channels",
     "Columns",
     "Count",
+    "Coupled",
+    "Cut",
+    "Dependencies",
     "EmptyTensor",
     "Fisher",
+    "Group",
     "InvalidPattern",
     "InvalidSparsity",
     "KeepMaskState",
@@ -91,6 +99,7 @@ __all__ = [
     "compat",
     "constant",
     "current",
+    "dependencies",
     "erk",
     "extend",
     "gradual",

@@ -17,6 +17,7 @@ from jaxprune._specs.protocol import (
     mask,
     removed,
     resolved,
+    scope,
     select,
     target,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "mask",
     "removed",
     "resolved",
+    "scope",
     "scores_of",
     "select",
     "target",

@@ -271,24 +271,24 @@ def _recut(block: Block, sizes: Sequence[int]) -> list[Block]:
 # --- numbers ------------------------------------------------------------------------------------
 
 
-def kept_positions(block: Block, kept: Callable[[Block], Kept]) -> Kept:
-    """Which positions are left.
+def kept_positions(block: Block, kept: Callable[[Block], Any], xp: Any = np) -> Any:
+    """Which positions are left, as a vector of bools.
 
     Args:
         block: The block.
         kept: For a block of units, which of them are left.
+        xp: What computes: NumPy, or `jax.numpy` where that is data.
     """
     block = root(block)
-    match block.kind:
-        case "units":
-            return kept(block)
-        case "sum":
-            return np.concatenate([kept_positions(part, kept) for part in block.parts])
-        case _:
-            out = np.ones(1, bool)
-            for part in block.parts:
-                out = (out[:, None] & kept_positions(part, kept)).reshape(-1)
-            return out
+    if block.kind == "units":
+        return kept(block)
+    parts = [kept_positions(part, kept, xp) for part in block.parts]
+    if block.kind == "sum":
+        return xp.concatenate(parts)
+    out = parts[0]
+    for part in parts[1:]:
+        out = (out[:, None] & part).reshape(-1)
+    return out
 
 
 def unit_positions(block: Block, unit: Block) -> list[np.ndarray[Any, Any]]:

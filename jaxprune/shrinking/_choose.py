@@ -66,6 +66,22 @@ def rules_of(model: Model, amount: Amount) -> list[Rule]:
     return rules
 
 
+def names_matching(model: Model, patterns: Sequence[Pattern]) -> tuple[str, ...]:
+    """The names of the groups that patterns match and that can be cut.
+
+    Raises:
+        NoMatch: A pattern matches none.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        mine = [name for name in model.groups if _matches(pattern, name)]
+        cuttable = [name for name in mine if not _why_left(model.groups[name], pattern)]
+        if not cuttable:
+            raise _no_group(pattern, model, mine)
+        found |= dict.fromkeys(cuttable)
+    return tuple(found)
+
+
 def _matches(pattern: Pattern, name: str) -> bool:
     """Whether a pattern covers a group's name, with or without the role or axis at its end."""
     bare = name.partition("[")[0].partition(":")[0]

@@ -17,6 +17,7 @@ from jaxprune._tree import Leaf, is_array, leaves, rebuild
 from jaxprune.shrinking._choose import Amount, Budget, Per, choose
 from jaxprune.shrinking._cut import Cut
 from jaxprune.shrinking._function import SmallFunction
+from jaxprune.shrinking._gone import cut_of
 from jaxprune.shrinking._groups import Group, groups_table
 from jaxprune.shrinking._like import shrink_tree
 from jaxprune.shrinking._model import Keep, Model, read_model
@@ -165,6 +166,17 @@ class Dependencies:
         """
         return shrink_tree(tree, self._model.leaves, self._model.axes, self._left(cut))
 
+    def cut_of(self, tree: Any) -> Cut:
+        """The cut of what is gone already: of units that are zero, or masked, wherever they are.
+
+        Args:
+            tree: Parameters, or a mask of them, as `sparsify` with `Coupled` leaves it.
+
+        Raises:
+            NoMatch: No unit is gone.
+        """
+        return cut_of(self._model, tree)
+
     def sizes(self, cut: Cut) -> dict[str, tuple[int, ...]]:
         """The new shape of every leaf, by path: for who writes a configuration of the small model.
 
@@ -310,8 +322,8 @@ def dependencies(f: Callable[..., Any], params: Any, *inputs: Any, keep: Keep = 
         >>> params = {"up": jnp.arange(12.0).reshape(3, 4), "down": jnp.ones((4, 2))}
         >>> x = jnp.ones((5, 3))
         >>> deps = jp.dependencies(model, params, x)
-        >>> [(group.name, group.units, group.members) for group in deps.groups][1]
-        ('up[1]', 4, (('down', 0), ('up', 1)))
+        >>> [(group.name, group.units, group.members) for group in deps.groups][0]
+        ('up', 4, (('down', 0), ('up', 1)))
         >>> cut = deps.choose(params, 0.5)
         >>> small = deps.shrink(params, cut)
         >>> small["up"].shape, small["down"].shape

@@ -45,6 +45,15 @@ class Model:
     costs: Costs
     multiplied: frozenset[int]
 
+    def scored_members(self, name: str) -> list[tuple[int, int]]:
+        """The (number of the leaf, axis) of the weights that a group's units are scored by.
+
+        Those that products and convolutions read; where there are none, all.
+        """
+        numbers = {leaf.path: k for k, leaf in enumerate(self.leaves)}
+        members = [(numbers[path], axis) for path, axis in self.groups[name].members]
+        return [member for member in members if member[0] in self.multiplied] or members
+
     @property
     def leaves(self) -> tuple[Leaf, ...]:
         """The leaves of the parameters that are arrays."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._errors import InvalidPattern, NoMatch, Problem, raise_problems
-from jaxprune._kernels.sharding import placed
+from jaxprune._kernels.sharding import on_any_mesh, placed
 from jaxprune._text import shown
 from jaxprune.shrinking._blocks import Block, Kept, kept_positions, root
 from jaxprune.shrinking._cut import Cut
@@ -80,9 +80,22 @@ def take(value: Any, positions: np.ndarray[Any, Any], axis: int) -> Any:
         return jax.ShapeDtypeStruct(shape, value.dtype)
     if isinstance(value, np.ndarray):
         return np.take(value, positions, axis)
-    if len(positions) and (np.diff(positions) == 1).all():
-        return jax.lax.slice_in_dim(value, int(positions[0]), int(positions[-1]) + 1, axis=axis)
-    return jnp.take(value, positions, axis, mode="clip")
+    spread = not isinstance(value, jax.core.Tracer) and len(value.devices()) > 1
+    # Only under jit may a computation on several devices choose how its result lies.
+    return (_taken if spread else _take)(value, tuple(positions.tolist()), axis)
+
+
+def _take(value: jax.Array, positions: tuple[int, ...], axis: int) -> jax.Array:
+    def kernel(value: jax.Array) -> jax.Array:
+        start, size = positions[0], len(positions)
+        if positions == tuple(range(start, start + size)):
+            return jax.lax.slice_in_dim(value, start, start + size, axis=axis)
+        return jnp.take(value, np.array(positions), axis, mode="clip")
+
+    return on_any_mesh(kernel)(value)
+
+
+_taken = jax.jit(_take, static_argnums=(1, 2))
 
 
 def remains(cut: Cut, groups: Mapping[str, Group], blocks: Mapping[str, Block]) -> Remains:

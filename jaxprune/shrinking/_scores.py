@@ -43,11 +43,8 @@ def unit_scores(
 
 def _group_scores(model: Model, name: str, along: Any) -> Scores:
     unit, group = model.blocks[name], model.groups[name]
-    numbers = {leaf.path: k for k, leaf in enumerate(model.leaves)}
-    members = [(numbers[path], axis) for path, axis in group.members]
-    chosen = [member for member in members if member[0] in model.multiplied] or members
     scores = np.zeros(group.units)
-    for k, axis in chosen:
+    for k, axis in model.scored_members(name):
         for at in unit_positions(model.axes[k][axis], unit):
             there = at >= 0
             scores += np.bincount(at[there], along(k, axis)[there], group.units)

@@ -15,16 +15,19 @@ from tests.tracing.models import Model, described, initial, normal
 
 
 def filled(tree):
-    """The tree with random values everywhere; what is a variance or a scale is positive."""
+    """The tree with random values everywhere.
+
+    Variances and scales are positive; so are biases, lest a unit be dead whatever its weights are.
+    """
     random = np.random.default_rng(0)
 
     def value(leaf: Leaf):
         if not is_array(leaf.value):
             return leaf.value
-        positive = any(word in leaf.path for word in ("var", "scale", "norm"))
+        positive = any(word in leaf.path for word in ("var", "scale", "norm", "bias"))
         draw = random.uniform(0.5, 1.5, leaf.value.shape)
         if not positive:
-            draw = random.normal(size=leaf.value.shape) * 0.7 + 0.05
+            draw = random.normal(size=leaf.value.shape) * 0.3 + 0.05
         return jnp.asarray(draw, leaf.value.dtype)
 
     return rebuild(tree, [value(leaf) for leaf in leaves(tree)])
