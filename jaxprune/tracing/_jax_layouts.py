@@ -78,6 +78,22 @@ def read(equation: JaxprEqn) -> Reading:
     return opened if isinstance(opened, _OPENED) else Unknown()
 
 
+def reads(primitive: str, reading: Callable[[JaxprEqn], Any]) -> None:
+    """Makes a primitive of yours known to `jaxprune.dependencies`.
+
+    Args:
+        primitive: The name of the primitive.
+        reading: From an equation, what it does with axes: one of `jaxprune.extend.layouts`, such as
+            `Aligned()` for what is elementwise; or an object of a class of yours, for which
+            `couple` is registered, and where they are needed `zeros` and `run_small`.
+
+    Examples:
+        >>> from jaxprune import extend
+        >>> extend.reads("my_activation", lambda equation: extend.layouts.Aligned("first"))
+    """
+    _RULES[primitive] = reading
+
+
 def run_resized(
     equation: JaxprEqn,
     operands: Sequence[Any],

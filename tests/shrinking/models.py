@@ -1,7 +1,5 @@
 """Small models beyond those of the trace: what couples axes in further ways."""
 
-import functools
-
 import equinox as eqx
 import flax.linen as nn
 import jax

@@ -98,7 +98,7 @@ def test_no_group_is_emptied_and_none_loses_more_than_most():
         deps().choose(PARAMS, 0.6, per="global", most=0.5)
     with pytest.raises(jp.InvalidSparsity, match="raise most, or ask for less"):
         deps().choose(PARAMS, 0.8, most=0.5)
-    with pytest.raises(jp.InvalidSparsity, match="at most .* of the weights can be cut"):
+    with pytest.raises(jp.InvalidSparsity, match=r"at most .* of the weights can be cut"):
         deps().choose(PARAMS, 0.9, budget="weights", most=0.5)
 
 
@@ -137,9 +137,9 @@ def test_choices_are_refused_in_words(choices, kind, words):
 
 
 def test_a_rule_that_cuts_nothing_is_an_error():
-    with pytest.raises(jp.NoMatch, match="'encoder' matches no group. The groups are embed, up"):
+    with pytest.raises(jp.NoMatch, match=r"'encoder' matches no group. The groups are embed, up"):
         deps().choose(PARAMS, {"encoder": 0.5})
-    with pytest.raises(jp.NoMatch, match="can be cut. head: it is axis 1 of the result"):
+    with pytest.raises(jp.NoMatch, match=r"can be cut. head: it is axis 1 of the result"):
         deps().choose(PARAMS, {"head": 0.5})
     with pytest.raises(jp.NoMatch, match="there is only None"):
         deps().choose(PARAMS, {"*": None})
