@@ -124,13 +124,14 @@ def found_groups(
             for unit in atoms(block):
                 members.setdefault(unit, {})[k, axis] = None
     found: dict[str, tuple[Group, Block]] = {}
-    # Those that can be cut have the first choice of names.
-    for unit, at_axes in sorted(members.items(), key=lambda item: item[0].why is not None):
+    for unit, at_axes in members.items():
         why = unit.why
         if unit is ONE or unit.size == 0 or (isinstance(why, Why) and why.no_units):
             continue
         (k, axis), *_ = at_axes
-        name = _unused(_name(leaves[k].path, roles.of.get(unit, "")), axis, found)
+        name = _name(leaves[k].path, roles.of.get(unit, ""))
+        # The plain name is for those that can be cut.
+        name = _unused(name, axis, found) if why is None else _with_axis(name, axis, found)
         paths = tuple((leaves[k].path, axis) for k, axis in sorted(at_axes))
         cost = costs.of_unit(unit)
         found[name] = (
@@ -144,14 +145,15 @@ def _name(path: str, role: str) -> str:
     parts = path.split("/")
     if len(parts) > 1 and parts[-1] in _LEAF_NAMES:
         parts.pop()
-    return "/".join(parts) + (f":{role}" if role else "")
+    return ("/".join(parts) or "array") + (f":{role}" if role else "")
 
 
 def _unused(name: str, axis: int, taken: Mapping[str, object]) -> str:
     """The name, or one with the axis and a number, so that no two groups have one name."""
-    name = name or "array"
-    if name not in taken:
-        return name
+    return _with_axis(name, axis, taken) if name in taken else name
+
+
+def _with_axis(name: str, axis: int, taken: Mapping[str, object]) -> str:
     with_axis = f"{name}[{axis}]"
     number, found = 2, with_axis
     while found in taken:
