@@ -173,7 +173,9 @@ def couple_program(
         return fresh(_jax.shape_of(variable)) if _jax.is_known(variable) else known[variable]
 
     steps = []
-    for equation in jaxpr.eqns:
+    alive, _ = _jax.live(jaxpr, [True] * len(jaxpr.outvars))
+    # What nobody reads couples nothing: a pooler, say, whose result is left unused.
+    for equation in (eqn for eqn, is_read in zip(jaxpr.eqns, alive, strict=True) if is_read):
         operands = [axes_of(variable) for variable in equation.invars]
         reading = _jax_layouts.read(equation)
         step = Step(equation, reading, (*within, equation), operands, [])
