@@ -74,7 +74,7 @@ class Coupled:
     @property
     def model(self) -> Model:
         """The model that was read."""
-        return self.dependencies._model
+        return self.dependencies.model
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -58,15 +58,19 @@ class Dependencies:
     """What of a model must be cut together; made by `dependencies`.
 
     `print` shows the groups as a table.
+
+    Attributes:
+        model: What was read: the program, its axes, its groups.
+        reread: Reads the same model for other inputs.
     """
 
-    _model: Model
-    _reread: Callable[[tuple[Any, ...]], Model]
+    model: Model
+    reread: Callable[[tuple[Any, ...]], Model]
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """The groups: those that can be cut, and those that cannot, each with the reason."""
-        return tuple(self._model.groups.values())
+        return tuple(self.model.groups.values())
 
     def __str__(self) -> str:
         return groups_table(self.groups)
@@ -115,7 +119,7 @@ class Dependencies:
         """
         self._check(params)
         return choose(
-            self._model,
+            self.model,
             params,
             amount,
             metric=metric,
@@ -137,7 +141,7 @@ class Dependencies:
         """
         self._check(params)
         left = self._left(cut)
-        axes = iter(self._model.axes)
+        axes = iter(self.model.axes)
         return rebuild(
             params,
             [
@@ -164,7 +168,7 @@ class Dependencies:
             StructureMismatch: An array that is called as a parameter has another shape, as factored
                 statistics have, and what is cut already; or its path fits several.
         """
-        return shrink_tree(tree, self._model.leaves, self._model.axes, self._left(cut))
+        return shrink_tree(tree, self.model.leaves, self.model.axes, self._left(cut))
 
     def cut_of(self, tree: Any) -> Cut:
         """The cut of what is gone already: of units that are zero, or masked, wherever they are.
@@ -175,7 +179,7 @@ class Dependencies:
         Raises:
             NoMatch: No unit is gone.
         """
-        return cut_of(self._model, tree)
+        return cut_of(self.model, tree)
 
     def sizes(self, cut: Cut) -> dict[str, tuple[int, ...]]:
         """The new shape of every leaf, by path: for who writes a configuration of the small model.
@@ -184,7 +188,7 @@ class Dependencies:
             cut: The cut.
         """
         left = self._left(cut)
-        pairs = zip(self._model.leaves, self._model.axes, strict=True)
+        pairs = zip(self.model.leaves, self.model.axes, strict=True)
         return {leaf.path: left.shape(axes) for leaf, axes in pairs}
 
     def cost(self, cut: Cut) -> Cost:
@@ -193,7 +197,7 @@ class Dependencies:
         Args:
             cut: The cut.
         """
-        left, costs = self._left(cut).counts(), self._model.costs
+        left, costs = self._left(cut).counts(), self.model.costs
         return Cost(
             costs.weights(left),
             costs.multiply_adds(left),
@@ -212,7 +216,7 @@ class Dependencies:
             cut: The cut.
         """
         self._left(cut)
-        return SmallFunction(self._model, cut, self._reread)
+        return SmallFunction(self.model, cut, self.reread)
 
     def verify(self, params: Any, cut: Cut, *inputs: Any, tolerance: float | None = None) -> float:
         """Runs the small model beside the masked one.
@@ -235,7 +239,7 @@ class Dependencies:
         """
         self._check(params)
         with jax.default_matmul_precision("highest"):
-            model = self._reread(inputs)
+            model = self.reread(inputs)
         filled = made_nonzero(params)
         whole = jax.jit(functools.partial(_run_whole, model))
 
@@ -243,7 +247,7 @@ class Dependencies:
             left = remains(cut, model.groups, model.blocks)
             masked = apply_mask(params, self.mask(params, cut))
             expected = whole(flat_arrays(masked, inputs))
-            small = SmallFunction(model, cut, self._reread)
+            small = SmallFunction(model, cut, self.reread)
             found = small.run(self.shrink(params, cut), inputs)
             axes = model.body.outputs
             return difference([left.take(x, a) for x, a in zip(expected, axes, strict=True)], found)
@@ -254,11 +258,11 @@ class Dependencies:
     def _left(self, cut: Cut) -> Remains:
         if not isinstance(cut, Cut):
             raise PruningError(f"expected a jp.Cut, as choose makes it, got {type(cut).__name__}.")
-        return remains(cut, self._model.groups, self._model.blocks)
+        return remains(cut, self.model.groups, self.model.blocks)
 
     def _check(self, params: Any) -> None:
         found = [leaf for leaf in leaves(params) if is_array(leaf.value)]
-        expected = self._model.leaves
+        expected = self.model.leaves
         if [leaf.path for leaf in found] != [leaf.path for leaf in expected]:
             raise StructureMismatch(
                 "these are not the params that the dependencies were read with: other paths. Pass "

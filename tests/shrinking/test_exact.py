@@ -44,7 +44,7 @@ def masked_results(model, params, deps, cut):
     run, arrays = on_arrays(model.f, pruned, model.inputs)
     results = run(arrays)
     left = deps._left(cut)
-    return [left.take(x, axes) for x, axes in zip(results, deps._model.body.outputs, strict=True)]
+    return [left.take(x, axes) for x, axes in zip(results, deps.model.body.outputs, strict=True)]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -64,7 +64,7 @@ def wrong_slices(deps, params, cut, error, arrays):
     left = deps._left(cut)
     whole = [leaf.value for leaf in leaves(params) if is_array(leaf.value)]
     unnoticed = []
-    for k, (leaf, axes) in enumerate(zip(deps._model.leaves, deps._model.axes, strict=True)):
+    for k, (leaf, axes) in enumerate(zip(deps.model.leaves, deps.model.axes, strict=True)):
         for axis, block in enumerate(axes):
             kept = left.of(block)
             if kept.all() or arrays[k].shape != left.shape(axes):
