@@ -177,8 +177,13 @@ def groups_table(groups: Sequence[Group]) -> str:
         if not group.refused
     ]
     lines = [table(header, rows)] if rows else ["No group can be cut."]
-    refused = [group for group in groups if group.refused]
-    if refused:
+    by_reason: dict[str, list[str]] = {}
+    for group in groups:
+        if group.refused:
+            by_reason.setdefault(group.refused, []).append(f"{group.name} ({integer(group.units)})")
+    if by_reason:
         lines += ["", "Not cut:"]
-        lines += [f"  {g.name} ({integer(g.units)}): {g.refused}" for g in refused]
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"  {', '.join(names[:3])}{more}: {reason}")
     return "\n".join(lines)

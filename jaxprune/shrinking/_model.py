@@ -106,9 +106,9 @@ def _pin_leaves(program: Traced, axes: Sequence[Axes]) -> None:
     for leaf, blocks, variable in zip(program.leaves, axes, jaxpr.invars, strict=False):
         why = ""
         if not _is_float(leaf.value):
-            why = f"{leaf.name} holds {leaf.value.dtype}: dequantize it to cut it"
+            why = f"it holds {leaf.value.dtype}: dequantize it to cut it"
         elif variable not in used:
-            why = f"the function never reads {leaf.name}"
+            why = "the function never reads it"
         for block in blocks if why else ():
             pin(block, Why(why))
 

@@ -9,7 +9,7 @@ there the two models differ, and the pass says where.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
@@ -39,7 +39,8 @@ class Zeros(NamedTuple):
     number: float | None = None
 
 
-Report: TypeAlias = Callable[[Units, str], None]
+Values: TypeAlias = Sequence[Zeros]
+Found: TypeAlias = dict[Block, Why]
 
 
 def units_of(block: Block) -> Units:
@@ -64,12 +65,12 @@ def inexact_units(body: Body, values: Sequence[Zeros]) -> dict[Block, Why]:
         body: The program.
         values: Where its inputs are zero.
     """
-    found: dict[Block, Why] = {}
+    found: Found = {}
     run_zeros(body, values, found)
     return found
 
 
-def run_zeros(body: Body, values: Sequence[Zeros], found: dict[Block, Why]) -> list[Zeros]:
+def run_zeros(body: Body, values: Sequence[Zeros], found: Found) -> list[Zeros]:
     """Where the results of a program are zero; what cannot be left out is put into `found`."""
     known: dict[Any, Zeros] = dict(zip(body.jaxpr.invars, values, strict=True))
     for variable, (value, axes) in zip(body.jaxpr.constvars, body.constants, strict=True):
@@ -102,9 +103,7 @@ def constant(value: Any, axes: Axes) -> Zeros:
 
 
 @functools.singledispatch
-def zeros(
-    reading: Any, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def zeros(reading: Any, step: Step, operands: Values, found: Found) -> list[Zeros]:
     """Where the results of an operation are zero; by default nowhere for certain.
 
     Args:
@@ -118,16 +117,12 @@ def zeros(
 
 
 @zeros.register
-def _(
-    reading: at.Same, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Same, step: Step, operands: Values, found: Found) -> list[Zeros]:
     return list(operands)
 
 
 @zeros.register
-def _(
-    reading: at.Aligned, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Aligned, step: Step, operands: Values, found: Found) -> list[Zeros]:
     return [
         Zeros(
             tuple(
@@ -184,16 +179,12 @@ def _of_bounds(sign: int, sets: Sequence[Units], numbers: Sequence[float | None]
 
 
 @zeros.register
-def _(
-    reading: at.Transposed, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Transposed, step: Step, operands: Values, found: Found) -> list[Zeros]:
     return [Zeros(tuple(operands[0].axes[k] for k in reading.order), operands[0].number)]
 
 
 @zeros.register
-def _(
-    reading: at.Reshaped, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Reshaped, step: Step, operands: Values, found: Found) -> list[Zeros]:
     (before,), (after,) = step.operands, step.results
     sizes = [[block.size for block in axes] for axes in (before, after)]
     result = [NONE] * len(after)
@@ -213,9 +204,7 @@ def _in_all(units: Units, held: Sequence[tuple[Units, Units]]) -> Units:
 
 
 @zeros.register
-def _(
-    reading: at.Broadcast, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Broadcast, step: Step, operands: Values, found: Found) -> list[Zeros]:
     (operand,), (before, *_), (after,) = operands[:1], step.operands, step.results
     if operand.number == 0:
         return [Zeros(tuple(map(units_of, after)), 0.0)]
@@ -227,17 +216,13 @@ def _(
 
 
 @zeros.register
-def _(
-    reading: at.Squeezed, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Squeezed, step: Step, operands: Values, found: Found) -> list[Zeros]:
     kept = (zero for k, zero in enumerate(operands[0].axes) if k not in reading.axes)
     return [Zeros(tuple(kept), operands[0].number)]
 
 
 @zeros.register
-def _(
-    reading: at.Sliced, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Sliced, step: Step, operands: Values, found: Found) -> list[Zeros]:
     return [
         Zeros(
             tuple(
@@ -250,9 +235,7 @@ def _(
 
 
 @zeros.register
-def _(
-    reading: at.Padded, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Padded, step: Step, operands: Values, found: Found) -> list[Zeros]:
     (before, _), (after,) = step.operands, step.results
     if operands[1].number != 0:
         return [nowhere(after)]
@@ -264,9 +247,7 @@ def _(
 
 
 @zeros.register
-def _(
-    reading: at.Concatenated, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Concatenated, step: Step, operands: Values, found: Found) -> list[Zeros]:
     (after,) = step.results
     pairs = list(zip(step.operands, operands, strict=True))
     return [
@@ -282,17 +263,13 @@ def _(
 
 
 @zeros.register
-def _(
-    reading: at.Stacked, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Stacked, step: Step, operands: Values, found: Found) -> list[Zeros]:
     both = [frozenset.intersection(*sets) for sets in zip(*(z.axes for z in operands), strict=True)]
     return [Zeros((*both[: reading.axis], NONE, *both[reading.axis :]))]
 
 
 @zeros.register
-def _(
-    reading: at.Tiled, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Tiled, step: Step, operands: Values, found: Found) -> list[Zeros]:
     (before,), (after,) = step.operands, step.results
     result = [
         frozenset(unit for unit in zero if atoms(old).count(unit) == atoms(new).count(unit))
@@ -304,16 +281,14 @@ def _(
 # --- sums and products --------------------------------------------------------------------------
 
 
-def _needed(block: Block, zero: Units, step: Step, found: dict[Block, Why], what: str) -> None:
+def _needed(block: Block, zero: Units, step: Step, found: Found, what: str) -> None:
     """A sum runs along a block: what is not zero there cannot be left out."""
     for unit in units_of(block) - zero:
         found.setdefault(unit, Why(f"{what} sums what is not zero where it is cut", step.equations))
 
 
 @zeros.register
-def _(
-    reading: at.Reduced, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Reduced, step: Step, operands: Values, found: Found) -> list[Zeros]:
     for axes, z in zip(step.operands, operands, strict=True):
         for k in reading.axes:
             _needed(axes[k], z.axes[k], step, found, step.equation.primitive.name)
@@ -325,9 +300,7 @@ def _(
 
 
 @zeros.register
-def _(
-    reading: at.Mixed, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Mixed, step: Step, operands: Values, found: Found) -> list[Zeros]:
     results = [nowhere(axes) for axes in step.results]
     if reading.keeps_zeros:
         # Of further results, as the places of the largest, nothing is known.
@@ -339,9 +312,7 @@ def _(
 
 
 @zeros.register
-def _(
-    reading: at.Product, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Product, step: Step, operands: Values, found: Found) -> list[Zeros]:
     left, right = (z.axes for z in operands)
     for i, j in reading.summed:
         _needed(step.operands[0][i], left[i] | right[j], step, found, "a product")
@@ -350,18 +321,14 @@ def _(
 
 
 @zeros.register
-def _(
-    reading: at.RaggedProduct, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.RaggedProduct, step: Step, operands: Values, found: Found) -> list[Zeros]:
     (i, j), left, right = reading.summed, operands[0].axes, operands[1].axes
     _needed(step.operands[0][i], left[i] | right[j], step, found, "a product")
     return [Zeros((left[1 - i], right[reading.right]))]
 
 
 @zeros.register
-def _(
-    reading: at.Convolved, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Convolved, step: Step, operands: Values, found: Found) -> list[Zeros]:
     image, kernel = (z.axes for z in operands)
     channels, outputs, inputs = image[reading.image[1]], *(kernel[k] for k in reading.kernel[:2])
     own = step.operands[1][reading.kernel[1]]
@@ -378,26 +345,20 @@ def _(
 
 
 @zeros.register
-def _(
-    reading: at.LookedUp, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.LookedUp, step: Step, operands: Values, found: Found) -> list[Zeros]:
     table = operands[0].axes
     return [Zeros(tuple(NONE if whole is None else table[whole] for whole in reading.whole))]
 
 
 @zeros.register
-def _(
-    reading: at.Window, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Window, step: Step, operands: Values, found: Found) -> list[Zeros]:
     return [
         Zeros(tuple(z & units_of(b) for z, b in zip(operands[0].axes, step.results[0])))  # noqa: B905
     ]
 
 
 @zeros.register
-def _(
-    reading: at.Placed, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: at.Placed, step: Step, operands: Values, found: Found) -> list[Zeros]:
     return [Zeros(tuple(a & b for a, b in zip(operands[0].axes, operands[1].axes)))]  # noqa: B905
 
 
@@ -405,12 +366,12 @@ def _(
 
 
 @zeros.register
-def _(reading: Call, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]) -> list[Zeros]:
+def _(reading: Call, step: Step, operands: Values, found: Found) -> list[Zeros]:
     return run_zeros(step.bodies[0], operands, found)
 
 
 @zeros.register
-def _(reading: Scan, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]) -> list[Zeros]:
+def _(reading: Scan, step: Step, operands: Values, found: Found) -> list[Zeros]:
     depth = reading.constants + reading.carry
     carry = list(operands[reading.constants : depth])
     one = [Zeros(z.axes[1:], z.number) for z in operands[depth:]]
@@ -423,9 +384,7 @@ def _(reading: Scan, step: Step, operands: Sequence[Zeros], found: dict[Block, W
 
 
 @zeros.register
-def _(
-    reading: While, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: While, step: Step, operands: Values, found: Found) -> list[Zeros]:
     first, second = reading.condition_constants, reading.body_constants
     carry = list(operands[first + second :])
     while True:
@@ -438,9 +397,7 @@ def _(
 
 
 @zeros.register
-def _(
-    reading: Branches, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: Branches, step: Step, operands: Values, found: Found) -> list[Zeros]:
     every = [run_zeros(body, operands[1:], found) for body in step.bodies]
     return [functools.reduce(_both, each) for each in zip(*every, strict=True)]
 
@@ -452,8 +409,6 @@ def _both(one: Zeros, other: Zeros) -> Zeros:
 
 
 @zeros.register
-def _(
-    reading: Unknown, step: Step, operands: Sequence[Zeros], found: dict[Block, Why]
-) -> list[Zeros]:
+def _(reading: Unknown, step: Step, operands: Values, found: Found) -> list[Zeros]:
     # Nothing that goes into it or comes out of it can be cut.
     return [nowhere(axes) for axes in step.results]

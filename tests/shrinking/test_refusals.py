@@ -57,7 +57,7 @@ def test_axes_of_inputs_results_and_unread_leaves():
         "up[0]": "it is axis 1 of input 0, and only what is passed in params is cut",
         "up": "",
         "down[1]": "it is axis 1 of the result",
-        "idle[0]": "the function never reads `idle`",
+        "idle[0]": "the function never reads it",
     }
     assert "up[0] (3): it is axis 1 of input 0" in str(found)
 
@@ -88,7 +88,7 @@ def test_a_cache_is_cut_where_it_is_part_of_the_parameters():
 def test_integers_are_refused():
     quantized = {"up": jnp.ones((3, 4), jnp.int8), "down": jnp.ones((4, 2))}
     reason = why(between(lambda h: h * 0.5), quantized, X)
-    assert reason == "`up` holds int8: dequantize it to cut it"
+    assert reason == "it holds int8: dequantize it to cut it"
 
 
 def test_what_is_to_be_kept():
