@@ -81,6 +81,16 @@ def resolved(spec: Any, leaf: Leaf, axis_of: Callable[[Axis], Axis]) -> Any:
 
 
 @functools.singledispatch
+def scope(spec: Any) -> Callable[[str, Any], bool] | None:
+    """The leaves that a spec is for unless `where=` says otherwise; None for those of `is_weight`.
+
+    A predicate on (path, leaf).
+    """
+    del spec
+    return None
+
+
+@functools.singledispatch
 def target(spec: Any) -> Any:
     """The sparsity that a schedule ends at."""
     if not hasattr(spec, "sparsity"):
