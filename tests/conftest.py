@@ -1,6 +1,7 @@
-"""What all tests share: a CPU that looks like eight devices, and settings of property tests."""
+"""What all tests share: eight devices of one CPU, how programs are compiled, settings."""
 
 import os
+from pathlib import Path
 
 import chex
 import jax
@@ -9,6 +10,25 @@ from hypothesis import settings
 
 # Before JAX wakes up: afterwards the number of devices is settled.
 chex.set_n_cpu_devices(int(os.environ.get("TEST_DEVICES", "8")))
+
+# Most of the time is XLA's: what one worker, or an earlier run, has compiled is loaded.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# Where the bits of compiled programs are the law they are compiled as for users. Elsewhere they
+# are small and run once, and to compile them well would take longest.
+OPTIMIZED = (
+    "tests.kernels",
+    "tests.processes",
+    "tests.test_compat",
+    "tests.test_laws",
+    "tests.test_masks",
+    "tests.test_metrics",
+    "tests.test_report",
+    "tests.training.test_devices",
+    "tests.training.test_sparsify",
+)
 
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.register_profile("dev", deadline=None, max_examples=40)
@@ -19,3 +39,27 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 def x64():
     """`with x64(True):` gives JAX its 64-bit types, and `with x64(False):` takes them away."""
     return jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compilation(request):
+    """XLA with its optional passes, or without."""
+    quick = not request.module.__name__.startswith(OPTIMIZED)
+    if quick:
+        _set_quick(True)
+    yield
+    if quick:
+        _set_quick(False)
+
+
+@pytest.fixture
+def optimized():
+    """XLA with them, in a test whose bits depend on how it fuses loops."""
+    _set_quick(False)
+    yield
+    _set_quick(True)
+
+
+def _set_quick(quick):
+    jax.clear_caches()  # what is compiled otherwise
+    jax.config.update("jax_disable_most_optimizations", quick)
