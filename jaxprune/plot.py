@@ -267,7 +267,7 @@ def _axes(ax: "Axes | None", height: float = 4.0) -> "Axes":
         from matplotlib import pyplot  # noqa: PLC0415  # heavy, and only pictures need it
     except ImportError:
         raise ImportError(
-            "jp.plot draws with matplotlib, which is not installed: pip install 'jaxprune[plot]'"
+            "jp.plot draws with matplotlib, which is not installed: pip install matplotlib"
         ) from None
     if ax is None:
         ax = pyplot.subplots(figsize=(6.4, height), layout="constrained")[1]

@@ -263,7 +263,7 @@ def test_each_draws_on_the_axes_it_is_given():
             "sys.modules['matplotlib'] = None\n"
             "try: jp.plot.schedule(jp.one_shot())\n"
             "except ImportError as error: print(error)",
-            "jp.plot draws with matplotlib, which is not installed: pip install 'jaxprune[plot]'",
+            "jp.plot draws with matplotlib, which is not installed: pip install matplotlib",
         ),
     ],
     ids=["not imported before it is needed", "missing"],

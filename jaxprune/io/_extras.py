@@ -7,7 +7,7 @@ from jaxprune.io._checkpoint import CheckpointError
 
 
 def needed(module: str, purpose: str) -> Any:
-    """Imports a package of the extra `cli`.
+    """Imports a package that comes with orbax-checkpoint.
 
     Raises:
         CheckpointError: it is not installed.
@@ -16,5 +16,5 @@ def needed(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise CheckpointError(
-            f"{purpose} need {module}, which is not installed: pip install 'jaxprune[cli]'."
+            f"{purpose} need {module}, which is not installed: pip install orbax-checkpoint."
         ) from None

@@ -142,7 +142,7 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "_METADATA").write_text('{"tree_metadata": {}}')
     monkeypatch.setitem(sys.modules, "tensorstore", None)
     told = refused(capsys, "report", tmp_path)
-    assert "pip install 'jaxprune[cli]'" in told
+    assert "pip install orbax-checkpoint" in told
 
 
 PYTHON = re.compile(r"where=|\bjp\.|vmap|re\.compile|[A-Z]\w+\(\.\.\.|NM\(|Block\(|axis=|sparsity=")
