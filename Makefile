@@ -29,7 +29,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.ready-examples  ## train a small network, prune it in three ways, and its saved file
+demo: $(VENV)/.ready-examples  ## train a small network, prune it in three ways, cut it in half, prune its saved file
 	@$(BIN)/python examples/demo.py
 	@echo; echo 'A saved network, from the command line:'
 	$(BIN)/jaxprune prune demo/net.npz -o demo/sparse.npz --sparsity 0.9 --skip 'head/*'
