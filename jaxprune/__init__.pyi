@@ -28,6 +28,10 @@ from .calibration._refit import Refit
 from .calibration._sparsegpt import SparseGPT
 from .calibration._stats import Stats
 from .calibration._wanda import Wanda
+from .shrinking._coupled import Coupled
+from .shrinking._cut import Cut
+from .shrinking._dependencies import Dependencies, dependencies
+from .shrinking._groups import Group
 from .tracing._trace import trace
 from .tracing._uses import Uses
 from .training._keep_mask import keep_mask
@@ -61,8 +65,12 @@ __all__ = [
     "Channels",
     "Columns",
     "Count",
+    "Coupled",
+    "Cut",
+    "Dependencies",
     "EmptyTensor",
     "Fisher",
+    "Group",
     "InvalidPattern",
     "InvalidSparsity",
     "KeepMaskState",
@@ -104,6 +112,7 @@ __all__ = [
     "compat",
     "constant",
     "current",
+    "dependencies",
     "erk",
     "extend",
     "gradual",

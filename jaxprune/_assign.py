@@ -22,11 +22,12 @@ from jaxprune._specs.protocol import (
     fit_together,
     is_spec,
     resolved,
+    scope,
     select,
 )
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, is_array, leaves
-from jaxprune._where import Pattern, Where, covers, dense_reasons, no_match
+from jaxprune._where import Pattern, Where, covers, dense_reasons, is_weight, no_match
 from jaxprune.tracing._uses import Uses
 
 
@@ -127,6 +128,7 @@ def assign(found: list[Leaf], spec: Any, where: Where, uses: Uses | None = None)
             check_sparsity(each.sparsity)
         covered = frozenset(i for i, leaf in enumerate(found) if matches(leaf.path))
         entries.append(Entry(written_at, each, covered, []))
+    where = _in_scope(found, entries, where)
     reasons = dense_reasons(found, where, uses)
     in_scope = frozenset(i for i, reason in enumerate(reasons) if not reason)
     for i in sorted(in_scope):
@@ -148,6 +150,17 @@ def assign(found: list[Leaf], spec: Any, where: Where, uses: Uses | None = None)
     raise_problems(problems)
     raise_problems(fit_together(entry.spec, [found[i] for i in entry.members]) for entry in pruning)
     return Assignment(found, pruning, specs, reasons)
+
+
+def _in_scope(found: Sequence[Leaf], entries: Sequence[Entry], where: Where) -> Where:
+    """The default `where`, but for leaves whose spec says itself which leaves it is for."""
+    if where is not is_weight or all(scope(entry.spec) is None for entry in entries):
+        return where
+    decided: dict[str, Callable[[str, Any], bool]] = {}
+    for i, leaf in enumerate(found):
+        entry = next((entry for entry in entries if i in entry.covered), None)
+        decided[leaf.path] = (entry and scope(entry.spec)) or is_weight
+    return lambda path, value: decided[path](path, value)
 
 
 def _fitted(spec: Any, leaf: Leaf, uses: Uses | None) -> tuple[Any, Problem | None]:

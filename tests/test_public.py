@@ -50,6 +50,7 @@ FUNCTIONS = {
     "allocate",
     "sensitivity",
     "trace",
+    "dependencies",
 }
 
 MODULES = {"compat", "extend", "plot"}
@@ -66,7 +67,7 @@ IS_CLASS = {name for name, thing in PUBLIC.items() if inspect.isclass(thing)}
 def test_all_names_what_is_public_and_nothing_else():
     assert len(jp.__all__) == len(set(jp.__all__))
     # These wings have folders; what is public in them is found here.
-    folders = {"training", "tracing", "calibration", "cli", "io"}
+    folders = {"training", "tracing", "calibration", "shrinking", "cli", "io"}
     assert set(jp.__all__) == {name for name in vars(jp) if not name.startswith("_")} - folders
 
 
@@ -82,7 +83,7 @@ def test_no_private_name_is_in_all():
 def test_no_private_module_leaks():
     modules = {name for name, thing in vars(jp).items() if isinstance(thing, types.ModuleType)}
     public = {name for name in modules if not name.startswith("_")}
-    assert public - {"calibration", "cli", "io"} == MODULES | {"training", "tracing"}
+    assert public - {"calibration", "cli", "io"} == MODULES | {"training", "tracing", "shrinking"}
     files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     assert {name for name in files if not name.startswith("_")} == MODULES
 
@@ -123,6 +124,7 @@ def test_every_public_name_is_a_function_or_a_class():
         ("any_leaf", "(path, leaf)"),
         ("stats", "(scores)"),
         ("trace", "(f, params, *inputs)"),
+        ("dependencies", "(f, params, *inputs, keep=())"),
         ("top_scores", "(scores, k)"),
         (
             "sensitivity",
@@ -245,7 +247,7 @@ def test_documented_errors_are_errors_of_this_package(name):
 
 
 HEADLINE = ["importance", "make_mask", "prune", "report", "plan", "allocate", "stats", "top_scores"]
-HEADLINE += ["sensitivity", "trace", *(f"plot.{name}" for name in jp.plot.__all__)]
+HEADLINE += ["sensitivity", "trace", "dependencies", *(f"plot.{name}" for name in jp.plot.__all__)]
 
 
 @pytest.mark.parametrize("name", [*HEADLINE, "compat.prune", "compat.lcg", "is_weight"])

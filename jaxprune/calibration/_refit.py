@@ -12,6 +12,7 @@ from jax import lax
 from jaxprune._errors import Problem, StructureMismatch, raise_problems
 from jaxprune._kernels.sharding import on_any_mesh
 from jaxprune._metrics import L1
+from jaxprune._tree import as_array
 from jaxprune.calibration._hessian import check_damping, damped, not_solvable, unusable
 
 _EXACT = lax.Precision.HIGHEST
@@ -79,10 +80,11 @@ class Refit:
             StructureMismatch: The shapes do not fit each other.
             PruningError: The sums of products are not finite.
         """
+        weights, gram = as_array(weights), as_array(gram)
         raise_problems([unusable(weights, gram, rows, name), _unlike(weights, kept, name)])
         solved, done = _solved(weights, gram, rows, self.damping, kept)
         if not bool(done):
-            raise not_solvable(gram, rows, self.damping, name)
+            raise not_solvable(weights, gram, rows, self.damping, name)
         return solved
 
 

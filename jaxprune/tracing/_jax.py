@@ -42,14 +42,14 @@ from jaxprune.tracing._readings import (
 
 # fmt: off
 # Results are the operands: what moves to another device, gets a name or waits for another.
-_PASSED = (
+PASSED = (
     "copy", "copy_p", "device_put", "layout_constraint", "mesh_cast", "name",
     "optimization_barrier", "pcast", "pvary", "reduce_precision", "reshard",
     "sharding_constraint", "stop_gradient",
 )
 
 # Each entry of the result comes of one entry of each operand.
-_ELEMENTWISE = (
+ELEMENTWISE = (
     "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
     "cbrt", "ceil", "clamp", "clz", "complex", "conj", "cos", "cosh", "digamma", "div", "eq",
     "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "igamma", "igammac",
@@ -94,10 +94,10 @@ def constants(jaxpr: AnyJaxpr) -> Sequence[Any]:
     return getattr(jaxpr, "consts", ())
 
 
-def run(equation: JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
-    """The results of an equation for these operands."""
+def run(equation: JaxprEqn, operands: Sequence[Any], **changed: Any) -> Sequence[Any]:
+    """The results of an equation for these operands, some of its parameters changed."""
     primitive = equation.primitive
-    bound = primitive.get_bind_params(equation.params)
+    bound = primitive.get_bind_params(dict(equation.params) | changed)
     functions, params = bound if isinstance(bound, tuple) else ((), bound)
     with equation.ctx.manager:
         out = primitive.bind(*functions, *operands, **params)
@@ -424,8 +424,8 @@ def _always(reading: Reading) -> Callable[[JaxprEqn], Reading]:
 
 
 _RULES: dict[str, Callable[[JaxprEqn], Reading]] = {
-    **dict.fromkeys(_PASSED, _always(Passed())),
-    **{name: _always(Elementwise(_SCALES.get(name, ()))) for name in _ELEMENTWISE},
+    **dict.fromkeys(PASSED, _always(Passed())),
+    **{name: _always(Elementwise(_SCALES.get(name, ()))) for name in ELEMENTWISE},
     **dict.fromkeys(_PLACED, _always(Elementwise(is_aligned=False))),
     **dict.fromkeys(_CALLS, _call),
     "broadcast_in_dim": _broadcast,

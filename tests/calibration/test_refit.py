@@ -73,6 +73,17 @@ def test_weights_without_a_loss_stay_to_the_bit():
     np.testing.assert_array_equal(never, np.where(kept, weights, 0))
 
 
+def test_a_weight_that_is_not_finite_spoils_its_own_output_alone():
+    weights, gram = layer(48, 40)
+    kept = masked(weights)
+    expected = np.asarray(Refit().solve(weights, gram, ROWS, kept))
+    weights[0, 0, np.flatnonzero(~kept[0, 0])[0]] = np.nan
+    weights[0, 1, np.flatnonzero(kept[0, 1])[0]] = np.nan
+    new = np.asarray(Refit().solve(weights, gram, ROWS, kept))
+    np.testing.assert_array_equal(new[0, :2], np.where(kept, weights, 0)[0, :2])
+    np.testing.assert_allclose(new[0, 2:], expected[0, 2:], atol=1e-4)
+
+
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["Auto", "Explicit"])
 def test_outputs_may_be_spread_over_devices(axis_type):
     weights, gram = layer(48, 40)

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxprune as jp
 from jaxprune._tree import Leaf
-from jaxprune.calibration import _sparsegpt
+from jaxprune.calibration import _columns
 from jaxprune.calibration._sparsegpt import SparseGPT, in_matrix_words, refused
 from tests.calibration import statements
 
@@ -57,6 +57,27 @@ def test_masks_and_weights_are_those_of_the_statement(name, outputs, inputs):
     np.testing.assert_array_equal(kept[0], mask)
     np.testing.assert_allclose(new[0], expected, atol=5e-6)
     assert error(new, weights, gram) <= (1 + 1e-5) * error(expected[None], weights, gram)
+
+
+def test_correlated_inputs_are_factorised_in_float64():
+    """Inputs with a common mean of 100 times their spread: a condition number of 10^8."""
+    weights, _ = layer(96, 128)
+    x = np.random.default_rng(1).normal(loc=100, size=(ROWS, 128)).astype(np.float32)
+    gram = (x.T.astype(np.float64) @ x)[None].astype(np.float32)
+    _, kept = solved(weights, gram, jp.Unstructured(0.6), damping=1e-6)
+    choose = statements.lowest_of_leaf(0.6)
+    _, mask = statements.sparsegpt(weights[0], gram[0], ROWS, choose, damping=1e-6, block=32)
+    np.testing.assert_array_equal(kept[0], mask)
+
+
+def test_it_is_the_same_where_float64_is_allowed_everywhere(x64):
+    weights, gram = layer(48, 40)
+    expected, mask = solved(weights, gram, jp.Unstructured(0.6))
+    with x64(True):
+        new, kept = solved(weights, gram, jp.Unstructured(0.6))
+    assert new.dtype == np.float32
+    np.testing.assert_array_equal(kept, mask)
+    np.testing.assert_allclose(new, expected, atol=1e-6)
 
 
 def test_the_authors_count_removes_one_weight_more_of_each_block():
@@ -155,14 +176,14 @@ def test_a_block_is_rounded_up_to_whole_groups():
 
 def test_sparsities_and_n_are_data():
     weights, gram = layer(20, 24)
-    before = _sparsegpt._solved._cache_size()
+    before = _columns.solved_columns._cache_size()
     for sparsity in (0.1, 0.5, 0.7):
         solved(weights, gram, jp.Unstructured(sparsity), damping=sparsity)
-    assert _sparsegpt._solved._cache_size() == before + 1
+    assert _columns.solved_columns._cache_size() == before + 1
     for n in (1, 2, 3):
         _, kept = solved(weights, gram, jp.NM(n, 4, axis="input"))
         assert (kept.reshape(20, 6, 4).sum(-1) == n).all()
-    assert _sparsegpt._solved._cache_size() == before + 2
+    assert _columns.solved_columns._cache_size() == before + 2
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["Auto", "Explicit"])
@@ -200,6 +221,12 @@ class TestErrors:
         weights, gram = layer(48, 40)
         gram[0, 2, 2] = np.nan
         with pytest.raises(jp.PruningError, match="not finite, in 1 of 1 matrices"):
+            solved(weights, gram, jp.Unstructured(0.6))
+
+    def test_weights_that_are_not_finite(self):
+        weights, gram = layer(48, 40)
+        weights[0, 1, 2] = np.nan
+        with pytest.raises(jp.PruningError, match="weights of the leaf are NaN or infinite"):
             solved(weights, gram, jp.Unstructured(0.6))
 
     def test_no_damping_would_do(self):

@@ -1,0 +1,1 @@
+"""Cuts whole units out of a model: what must go together is read from its program."""

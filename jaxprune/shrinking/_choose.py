@@ -1,0 +1,291 @@
+"""Which units go: rules, rankings and budgets."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from jaxprune._errors import InvalidPattern, InvalidSparsity, NoMatch, PruningError
+from jaxprune._metrics import Metric
+from jaxprune._text import shown
+from jaxprune._where import Pattern, covers
+from jaxprune.shrinking._cut import Cut
+from jaxprune.shrinking._groups import Group
+from jaxprune.shrinking._model import Model
+from jaxprune.shrinking._scores import Scores, unit_scores
+
+Per: TypeAlias = Literal["group", "global"]
+Budget: TypeAlias = Literal["units", "weights", "multiply_adds"]
+Amount: TypeAlias = float | Mapping[Pattern, float | None]
+
+# These are few, and what devices like is the product of their number with another.
+_COUNTED_SINGLY = ("heads", "queries", "experts")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rule:
+    """Groups that one amount is for.
+
+    Attributes:
+        amount: The fraction that goes.
+        names: The names of the groups.
+    """
+
+    amount: float
+    names: tuple[str, ...]
+
+
+def rules_of(model: Model, amount: Amount) -> list[Rule]:
+    """Which groups an amount, or each amount of a mapping, is for.
+
+    Raises:
+        InvalidSparsity: An amount is not between 0 and 1.
+        NoMatch: A pattern matches no group that can be cut.
+    """
+    given = amount if isinstance(amount, Mapping) else {"*": amount}
+    if not any(value is not None for value in given.values()):
+        raise NoMatch(f"nothing is to be cut: there is only None in {shown(amount)}.")
+    taken: set[str] = set()
+    rules = []
+    for pattern, value in given.items():
+        matched = [name for name in model.groups if _matches(pattern, name)]
+        mine = [name for name in matched if name not in taken]
+        taken |= set(mine)
+        if value is None:
+            if not matched:
+                raise _no_group(pattern, model)
+            continue
+        _check_amount(value)
+        cuttable = [name for name in mine if not _why_left(model.groups[name], pattern)]
+        if not cuttable:
+            raise _no_group(pattern, model, mine)
+        rules.append(Rule(float(value), tuple(cuttable)))
+    return rules
+
+
+def names_matching(model: Model, patterns: Sequence[Pattern]) -> tuple[str, ...]:
+    """The names of the groups that patterns match and that can be cut.
+
+    Raises:
+        NoMatch: A pattern matches none.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        mine = [name for name in model.groups if _matches(pattern, name)]
+        cuttable = [name for name in mine if not _why_left(model.groups[name], pattern)]
+        if not cuttable:
+            raise _no_group(pattern, model, mine)
+        found |= dict.fromkeys(cuttable)
+    return tuple(found)
+
+
+def _matches(pattern: Pattern, name: str) -> bool:
+    """Whether a pattern covers a group's name, with or without the role or axis at its end."""
+    bare = name.partition("[")[0].partition(":")[0]
+    return covers(pattern, name) or covers(pattern, bare)
+
+
+def _why_left(group: Group, pattern: Pattern) -> str:
+    if group.refused:
+        return group.refused
+    # What is not exact is cut only where it is called by its name.
+    return "" if not group.inexact or pattern == group.name else group.inexact
+
+
+def _check_amount(value: Any) -> None:
+    if isinstance(value, numbers.Real) and 0 < float(value) < 1:
+        return
+    raise InvalidSparsity(
+        f"an amount is the fraction that is cut, between 0 and 1, got {shown(value)}: write 0.5 "
+        "for half, and None in a mapping for groups that stay."
+    )
+
+
+def _no_group(pattern: Pattern, model: Model, mine: Sequence[str] = ()) -> PruningError:
+    if mine:
+        reasons = "; ".join(
+            f"{name}: {_why_left(model.groups[name], pattern)}" for name in mine[:4]
+        )
+        return NoMatch(f"no group that {pattern!r} matches can be cut. {reasons}.")
+    names = ", ".join(name for name, group in model.groups.items() if not group.refused)
+    return NoMatch(f"the pattern {pattern!r} matches no group. The groups are {names or 'none'}.")
+
+
+def choose(
+    model: Model,
+    params: Any,
+    amount: Amount,
+    *,
+    metric: Metric,
+    per: Per,
+    budget: Budget,
+    most: float,
+    multiple_of: int,
+) -> Cut:
+    """The cut that meets a budget; see `Dependencies.choose`."""
+    _check_choices(per, budget, most, multiple_of)
+    rules = rules_of(model, amount)
+    names = [name for rule in rules for name in rule.names]
+    scores = unit_scores(model, params, metric, names)
+    limits = Limits(model, most, multiple_of)
+    if budget != "units":
+        removed = _to_cost(rules, scores, per, budget, limits)
+    elif per == "global":
+        removed = {
+            name: count
+            for rule in rules
+            for name, count in _global_units(model, rule, scores, limits).items()
+        }
+    else:
+        removed = {
+            name: _fraction(rule.amount, model.groups[name].units, most, name)
+            for rule in rules
+            for name in rule.names
+        }
+    kept = {}
+    for name, count in removed.items():
+        left = limits.left(name, count)
+        order = np.argsort(scores[name], kind="stable")
+        if left < len(order):
+            kept[name] = tuple(sorted(order[len(order) - left :].tolist()))
+    if not kept:
+        raise NoMatch(
+            f"an amount of {shown(amount)} cuts no unit of the {len(names)} groups: each keeps at "
+            "least one unit, and a multiple of multiple_of. Ask for more, or lower multiple_of."
+        )
+    return Cut(kept)
+
+
+def _check_choices(per: Any, budget: Any, most: Any, multiple_of: Any) -> None:
+    if per not in ("group", "global"):
+        raise InvalidPattern(f'per is "group" or "global", got {shown(per)}.')
+    if budget not in ("units", "weights", "multiply_adds"):
+        raise InvalidPattern(
+            f'budget is "units", "weights" or "multiply_adds", got {shown(budget)}.'
+        )
+    if not isinstance(most, numbers.Real) or not 0 < float(most) < 1:
+        raise InvalidSparsity(
+            f"most is the largest fraction of a group that may go, between 0 and 1, got "
+            f"{shown(most)}."
+        )
+    if isinstance(multiple_of, bool) or not isinstance(multiple_of, int) or multiple_of < 1:
+        raise InvalidPattern(f"multiple_of is an integer of 1 or more, got {shown(multiple_of)}.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """How many units a group keeps.
+
+    Attributes:
+        model: The model.
+        most: The largest fraction of a group that may go.
+        multiple_of: What the number of units that stay is a multiple of.
+    """
+
+    model: Model
+    most: float
+    multiple_of: int
+
+    def left(self, name: str, removed: int) -> int:
+        """How many units are left when `removed` are to go."""
+        units = self.model.groups[name].units
+        least = max(units - _floor(self.most, units), 1)
+        left = max(units - removed, least)
+        if name.partition("[")[0].rpartition(":")[2] in _COUNTED_SINGLY:
+            return left
+        return min(math.ceil(left / self.multiple_of) * self.multiple_of, units)
+
+
+def _floor(fraction: float, units: int) -> int:
+    return int(np.floor(np.float32(fraction) * np.float32(units)))
+
+
+def _fraction(amount: float, units: int, most: float, name: str) -> int:
+    removed = _floor(amount, units)
+    if removed > _floor(most, units):
+        raise InvalidSparsity(
+            f"{name} is to lose {removed} of its {units} units, and most={most} lets it lose "
+            f"{_floor(most, units)}: raise most, or ask for less."
+        )
+    return removed
+
+
+def _events(names: Sequence[str], scores: Mapping[str, Scores], per: Per) -> list[str]:
+    """The names of groups in the order in which their units go, each as often as it has units."""
+    keys, numbers_ = [], []
+    for number, name in enumerate(names):
+        here = np.sort(scores[name])
+        # Per group every group loses the same fraction at any time.
+        keys.append(here if per == "global" else np.arange(1, len(here) + 1) / len(here))
+        numbers_.append(np.full(len(here), number))
+    if not keys:
+        return []
+    order = np.argsort(np.concatenate(keys), kind="stable")
+    return [names[number] for number in np.concatenate(numbers_)[order]]
+
+
+def _global_units(
+    model: Model, rule: Rule, scores: Mapping[str, Scores], limits: Limits
+) -> dict[str, int]:
+    """The lowest units of all groups of a rule; those of a group at its limit are passed over."""
+    names = rule.names
+    wanted = _floor(rule.amount, sum(model.groups[name].units for name in names))
+    removed = dict.fromkeys(names, 0)
+    least = {name: limits.left(name, model.groups[name].units) for name in names}
+    left = wanted
+    for name in _events(names, scores, "global"):
+        if left and model.groups[name].units - removed[name] > least[name]:
+            removed[name] += 1
+            left -= 1
+    if left:
+        raise InvalidSparsity(
+            f"{wanted} units are to go, and only {wanted - left} can: raise most={limits.most}, or "
+            "ask for less."
+        )
+    return removed
+
+
+def _to_cost(
+    rules: Sequence[Rule],
+    scores: Mapping[str, Scores],
+    per: Per,
+    budget: Budget,
+    limits: Limits,
+) -> dict[str, int]:
+    """As many units as it takes for the whole model to cost no more than is left of its budget."""
+    if len({rule.amount for rule in rules}) > 1:
+        raise InvalidPattern(
+            f'budget="{budget}" is for the whole model: give all groups one amount, and None to '
+            'those that stay; budget="units" takes an amount for each.'
+        )
+    model = limits.model
+    names = [name for rule in rules for name in rule.names]
+    cost = model.costs.weights if budget == "weights" else model.costs.multiply_adds
+    events = _events(names, scores, per)
+
+    def removed(count: int) -> dict[str, int]:
+        found = dict.fromkeys(names, 0)
+        for name in events[:count]:
+            found[name] += 1
+        return found
+
+    def costs(count: int) -> int:
+        gone = removed(count)
+        return cost({model.blocks[name]: limits.left(name, gone[name]) for name in names})
+
+    target = (1 - rules[0].amount) * cost({})
+    low, high = 0, len(events)
+    if costs(high) > target:
+        share = 1 - costs(high) / max(cost({}), 1)
+        raise InvalidSparsity(
+            f"at most {share:.1%} of the {budget.replace('_', '-')} can be cut with most="
+            f"{limits.most} and multiple_of={limits.multiple_of}, and {rules[0].amount:.1%} are "
+            "asked for. Ask for less, or raise most."
+        )
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if costs(middle) <= target else (middle + 1, high)
+    return removed(low)

@@ -1,0 +1,68 @@
+"""A cut: which units of which groups stay."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from jaxprune._errors import PruningError
+from jaxprune._text import shown
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cut:
+    """Which units stay: of every group that loses some, the indices of those that are kept.
+
+    Attributes:
+        kept: By the name of a group the sorted indices of the units that stay.
+
+    Examples:
+        >>> import jaxprune as jp
+        >>> cut = jp.Cut({"encoder/up": (0, 2, 3)})
+        >>> jp.Cut.from_json(cut.to_json()) == cut
+        True
+    """
+
+    kept: Mapping[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kept, Mapping):
+            raise PruningError(
+                f'a cut is a mapping such as {{"encoder/up": (0, 2, 3)}}, got {shown(self.kept)}.'
+            )
+        tidy = {str(name): tuple(map(int, units)) for name, units in self.kept.items()}
+        object.__setattr__(self, "kept", tidy)
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self.kept.items())))
+
+    def to_json(self) -> str:
+        """The cut as JSON, {group: kept indices}."""
+        return json.dumps({name: list(units) for name, units in self.kept.items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Cut":
+        """The cut that `to_json` wrote.
+
+        Args:
+            text: JSON.
+        """
+        return cls(json.loads(text))
+
+    def save(self, path: Any) -> None:
+        """Writes the cut to a JSON file.
+
+        Args:
+            path: Where.
+        """
+        pathlib.Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Any) -> "Cut":
+        """The cut that `save` wrote.
+
+        Args:
+            path: Where.
+        """
+        return cls.from_json(pathlib.Path(path).read_text(encoding="utf-8"))

@@ -1,0 +1,356 @@
+"""What of a model must be cut together, read from its program."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+
+from jaxprune._errors import Problem, PruningError, StructureMismatch, raise_problems
+from jaxprune._metrics import L2, Metric
+from jaxprune._prune import apply_mask
+from jaxprune._tree import Leaf, is_array, leaves, rebuild
+from jaxprune.shrinking._choose import Amount, Budget, Per, choose
+from jaxprune.shrinking._cut import Cut
+from jaxprune.shrinking._function import SmallFunction
+from jaxprune.shrinking._gone import cut_of
+from jaxprune.shrinking._groups import Group, groups_table
+from jaxprune.shrinking._like import shrink_tree
+from jaxprune.shrinking._model import Keep, Model, read_model
+from jaxprune.shrinking._program import Axes
+from jaxprune.shrinking._remains import Remains, remains
+from jaxprune.shrinking._traced import flat_arrays
+from jaxprune.shrinking._verify import difference, made_nonzero, tolerance_of, verified
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """What a model costs, whole and cut.
+
+    Attributes:
+        weights: The weights of all floating leaves of the parameters.
+        multiply_adds: The multiply-adds of one call with the inputs that were traced.
+        of_weights: The same of the whole model.
+        of_multiply_adds: The same of the whole model.
+    """
+
+    weights: int
+    multiply_adds: int
+    of_weights: int
+    of_multiply_adds: int
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{left:,} of {whole:,} {what} are left ({left / max(whole, 1):.1%})"
+            for what, left, whole in (
+                ("weights", self.weights, self.of_weights),
+                ("multiply-adds", self.multiply_adds, self.of_multiply_adds),
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Dependencies:
+    """What of a model must be cut together; made by `dependencies`.
+
+    `print` shows the groups as a table.
+
+    Attributes:
+        model: What was read: the program, its axes, its groups.
+        reread: Reads the same model for other inputs.
+    """
+
+    model: Model
+    reread: Callable[[tuple[Any, ...]], Model]
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups: those that can be cut, and those that cannot, each with the reason."""
+        return tuple(self.model.groups.values())
+
+    def __str__(self) -> str:
+        return groups_table(self.groups)
+
+    __repr__ = __str__
+
+    def choose(
+        self,
+        params: Any,
+        amount: Amount,
+        *,
+        metric: Metric = L2(),
+        per: Per = "group",
+        budget: Budget = "units",
+        most: float = 0.9,
+        multiple_of: int = 1,
+    ) -> Cut:
+        """Chooses the units that go: those whose weights score lowest.
+
+        A unit's score is the sum of the scores of its weights in all kernels that it is a part of,
+        divided by the mean of the group. No group is ever emptied, and what is not exact stays
+        unless `amount` calls it by its name.
+
+        Args:
+            params: The parameters, with values.
+            amount: The fraction that is cut, in (0, 1); or a mapping from patterns of group names
+                to fractions, of which the first that matches counts, and None leaves a group as it
+                is. A group whose name ends in ":heads", say, is matched without this end too.
+            metric: How weights are scored: whatever `importance` takes.
+            per: "group": every group loses the same fraction. "global": the units that score
+                lowest go, whatever group they are of.
+            budget: What the amount is a fraction of: the "units" of each group (with
+                `per="global"`, of all that a pattern matches together), rounded down; or the
+                "weights" or "multiply_adds" of the whole model, of which no more than the rest is
+                left, and with one unit more it would be.
+            most: The largest fraction of a group that may go.
+            multiple_of: The number of units that stay is a multiple of this, or all of them.
+                Heads, queries and experts are counted singly.
+
+        Returns:
+            The cut.
+
+        Raises:
+            PruningError: An amount is not between 0 and 1 or cannot be met; a pattern matches no
+                group, or none that can be cut; the parameters are not those of the model.
+        """
+        self._check(params)
+        return choose(
+            self.model,
+            params,
+            amount,
+            metric=metric,
+            per=per,
+            budget=budget,
+            most=most,
+            multiple_of=multiple_of,
+        )
+
+    def mask(self, params: Any, cut: Cut) -> Any:
+        """The mask of a cut: False at every weight of a unit that goes.
+
+        Args:
+            params: The parameters, or descriptions of them.
+            cut: The cut.
+
+        Returns:
+            A tree like `params`, as `make_mask` gives it; None where a leaf loses nothing.
+        """
+        self._check(params)
+        left = self._left(cut)
+        axes = iter(self.model.axes)
+        return rebuild(
+            params,
+            [
+                _mask(leaf, next(axes), left) if is_array(leaf.value) else None
+                for leaf in leaves(params)
+            ],
+        )
+
+    def shrink(self, tree: Any, cut: Cut) -> Any:
+        """Cuts units out of the parameters, or of any tree like them.
+
+        That may be batch statistics, an average, gradients, a mask, the state of an optimizer, or a
+        part of one of these: an array is cut as the parameter that its path ends with, if it has
+        the shape of that, or has it behind further axes. All others stay as they are.
+
+        Args:
+            tree: The tree.
+            cut: The cut.
+
+        Returns:
+            A tree of the same types and dtypes, on the same devices as far as the sizes allow it.
+
+        Raises:
+            StructureMismatch: An array that is called as a parameter has another shape, as factored
+                statistics have, and what is cut already; or its path fits several.
+        """
+        return shrink_tree(tree, self.model.leaves, self.model.axes, self._left(cut))
+
+    def cut_of(self, tree: Any) -> Cut:
+        """The cut of what is gone already: of units that are zero, or masked, wherever they are.
+
+        Args:
+            tree: Parameters, or a mask of them, as `sparsify` with `Coupled` leaves it.
+
+        Raises:
+            NoMatch: No unit is gone.
+        """
+        return cut_of(self.model, tree)
+
+    def sizes(self, cut: Cut) -> dict[str, tuple[int, ...]]:
+        """The new shape of every leaf, by path: for who writes a configuration of the small model.
+
+        Args:
+            cut: The cut.
+        """
+        left = self._left(cut)
+        pairs = zip(self.model.leaves, self.model.axes, strict=True)
+        return {leaf.path: left.shape(axes) for leaf, axes in pairs}
+
+    def cost(self, cut: Cut) -> Cost:
+        """What the small model costs, beside the whole one.
+
+        Args:
+            cut: The cut.
+        """
+        left, costs = self._left(cut).counts(), self.model.costs
+        return Cost(
+            costs.weights(left),
+            costs.multiply_adds(left),
+            costs.weights({}),
+            costs.multiply_adds({}),
+        )
+
+    def function(self, cut: Cut) -> SmallFunction:
+        """The model's function at its new sizes, called as `f` is, with the small parameters.
+
+        It computes what the whole function does with masked parameters: numbers in the program,
+        such as the divisor of a mean, stay as they are. It works under `jit`, `grad`, `vmap` and in
+        `scan`, and `jax.export` takes it.
+
+        Args:
+            cut: The cut.
+        """
+        self._left(cut)
+        return SmallFunction(self.model, cut, self.reread)
+
+    def verify(self, params: Any, cut: Cut, *inputs: Any, tolerance: float | None = None) -> float:
+        """Runs the small model beside the masked one.
+
+        Both run with parameters in which no leaf is zero, for zeros hide wrong places: those of
+        `params`, each multiplied by a random factor, and small numbers for zeros.
+
+        Args:
+            params: The parameters.
+            cut: The cut.
+            *inputs: Inputs with values.
+            tolerance: How far the results may differ, relative to the largest one: by default 3e-5,
+                and 3e-2 for types of 16 bits.
+
+        Returns:
+            How far they differ.
+
+        Raises:
+            PruningError: They differ by more; the message names the groups.
+        """
+        self._check(params)
+        with jax.default_matmul_precision("highest"):
+            model = self.reread(inputs)
+        filled = made_nonzero(params)
+        whole = jax.jit(functools.partial(_run_whole, model))
+
+        def compare(cut: Cut, params: Any) -> float:
+            left = remains(cut, model.groups, model.blocks)
+            masked = apply_mask(params, self.mask(params, cut))
+            expected = whole(flat_arrays(masked, inputs))
+            small = SmallFunction(model, cut, self.reread)
+            found = small.run(self.shrink(params, cut), inputs)
+            axes = model.body.outputs
+            return difference([left.take(x, a) for x, a in zip(expected, axes, strict=True)], found)
+
+        limit = tolerance_of([leaf.value for leaf in model.traced.results if is_array(leaf.value)])
+        return verified(cut, filled, compare, limit if tolerance is None else tolerance)
+
+    def _left(self, cut: Cut) -> Remains:
+        if not isinstance(cut, Cut):
+            raise PruningError(f"expected a jp.Cut, as choose makes it, got {type(cut).__name__}.")
+        return remains(cut, self.model.groups, self.model.blocks)
+
+    def _check(self, params: Any) -> None:
+        found = [leaf for leaf in leaves(params) if is_array(leaf.value)]
+        expected = self.model.leaves
+        if [leaf.path for leaf in found] != [leaf.path for leaf in expected]:
+            raise StructureMismatch(
+                "these are not the params that the dependencies were read with: other paths. Pass "
+                "the whole tree that f takes."
+            )
+        raise_problems(map(_other_shape, found, expected))
+
+
+def _run_whole(model: Model, arrays: Sequence[Any]) -> list[Any]:
+    """The results of the program as it was traced."""
+    return list(jaxpr_as_fun(model.traced.jaxpr)(*arrays))
+
+
+def _other_shape(leaf: Leaf, expected: Leaf) -> Problem | None:
+    if tuple(leaf.value.shape) == tuple(expected.value.shape):
+        return None
+    return Problem(
+        StructureMismatch,
+        f"{leaf.name} has shape {tuple(leaf.value.shape)}, and had {tuple(expected.value.shape)} "
+        "when the dependencies were read: pass the whole parameters.",
+    )
+
+
+def _mask(leaf: Leaf, axes: Axes, left: Remains) -> Any:
+    if left.whole(axes):
+        return None
+    kept = np.ones(leaf.value.shape, bool)
+    for axis, block in enumerate(axes):
+        kept &= np.expand_dims(left.of(block), [k for k in range(kept.ndim) if k != axis])
+    return jnp.asarray(kept)
+
+
+def dependencies(f: Callable[..., Any], params: Any, *inputs: Any, keep: Keep = ()) -> Dependencies:
+    """Reads which units of a model must be cut together.
+
+    Nothing is computed: `f` is traced as `jax.make_jaxpr` does, and the program is read. What an
+    operation couples is known for the primitives of JAX; one that is not known keeps all that it
+    touches from being cut, and the table names it, with the line of the model.
+
+    Args:
+        f: The function, called as `f(params, *inputs)`: the forward pass of a model.
+        params: Its parameters and whatever else is to be cut with them, such as batch statistics or
+            a cache: any tree of arrays or of `jax.ShapeDtypeStruct`s.
+        *inputs: Its other arguments, likewise. Their axes stay as they are, and those of the
+            result, but for a state that is written back.
+        keep: Patterns of paths of leaves that stay as they are, on all of their axes; or a mapping
+            from patterns to the axis, or the axes, that stay.
+
+    Returns:
+        The groups, and what cuts them.
+
+    Raises:
+        PruningError: `params` holds no array, `f` cannot be traced or has side effects, or a
+            pattern matches no leaf.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> import jaxprune as jp
+        >>> def model(params, x):
+        ...     return jax.nn.relu(x @ params["up"]) @ params["down"]
+        >>> params = {"up": jnp.arange(12.0).reshape(3, 4), "down": jnp.ones((4, 2))}
+        >>> x = jnp.ones((5, 3))
+        >>> deps = jp.dependencies(model, params, x)
+        >>> [(group.name, group.units, group.members) for group in deps.groups][0]
+        ('up', 4, (('down', 0), ('up', 1)))
+        >>> cut = deps.choose(params, 0.5)
+        >>> small = deps.shrink(params, cut)
+        >>> small["up"].shape, small["down"].shape
+        ((3, 2), (2, 2))
+        >>> deps.function(cut)(small, x).shape
+        (5, 2)
+    """
+    whole = _described(params)
+
+    def reread(inputs: tuple[Any, ...]) -> Model:
+        return read_model(f, whole, inputs, keep)
+
+    return Dependencies(reread(inputs), reread)
+
+
+def _described(tree: Any) -> Any:
+    """A tree of descriptions of its arrays: to read a program takes no more."""
+    return rebuild(
+        tree,
+        [
+            jax.ShapeDtypeStruct(leaf.value.shape, leaf.value.dtype)
+            if is_array(leaf.value)
+            else leaf.value
+            for leaf in leaves(tree)
+        ],
+    )

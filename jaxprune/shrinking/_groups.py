@@ -1,0 +1,189 @@
+"""Groups: the units of one kind that a model can be cut by, and what each of them costs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from jaxprune._text import integer, table
+from jaxprune._tree import Leaf
+from jaxprune.shrinking._blocks import ONE, Block, atoms, count
+from jaxprune.shrinking._program import Axes, Body, Step, Why
+from jaxprune.shrinking._roles import Roles
+from jaxprune.tracing import _layouts as at
+
+# What a leaf is called inside of its module: its group is called as the module is.
+_LEAF_NAMES = ("kernel", "weight", "w", "embedding", "scale", "bias", "b")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Group:
+    """Units of one kind, each of which can be cut without the others.
+
+    Attributes:
+        name: The module that makes the units, and ":heads", ":queries", ":head_dim" or ":experts"
+            where the program says that they are these.
+        units: How many there are.
+        members: The (path, axis) of every leaf that the units are a part of.
+        weights: How many weights go with one unit, the others kept.
+        multiply_adds: How many multiply-adds of one call go with one unit.
+        inexact: Why a model without some of the units is not the model that is masked; "" if it is.
+        refused: Why no unit can be cut; "" if they can.
+    """
+
+    name: str
+    units: int
+    members: tuple[tuple[str, int], ...]
+    weights: int
+    multiply_adds: int
+    inexact: str = ""
+    refused: str = ""
+
+
+class Costs:
+    """What the parameters and the products of a program cost at any sizes.
+
+    Attributes:
+        leaves: The axes of each leaf that counts.
+        products: For each product how often it runs, and the blocks whose sizes multiply.
+    """
+
+    def __init__(self, body: Body, leaves: Sequence[Axes]) -> None:
+        self.leaves = [(1, axes) for axes in leaves]
+        self.products = [
+            (factor * times, blocks)
+            for step, times in body.all_steps()
+            for factor, blocks in _product(step)
+        ]
+        self._by_unit = [_by_unit(self.leaves), _by_unit(self.products)]
+
+    def weights(self, left: Mapping[Block, int]) -> int:
+        """How many weights there are where `left` units of each block are."""
+        return sum(_cost(term, left) for term in self.leaves)
+
+    def multiply_adds(self, left: Mapping[Block, int]) -> int:
+        """How many multiply-adds there are where `left` units of each block are."""
+        return sum(_cost(term, left) for term in self.products)
+
+    def of_unit(self, unit: Block) -> tuple[int, int]:
+        """The weights and the multiply-adds that go with one unit of a block."""
+        less = {unit: unit.size - 1}
+        weights, multiply_adds = (
+            sum(_cost(terms[k], {}) - _cost(terms[k], less) for k in by_unit.get(unit, ()))
+            for terms, by_unit in zip((self.leaves, self.products), self._by_unit, strict=True)
+        )
+        return weights, multiply_adds
+
+
+Term = tuple[int, tuple[Block, ...]]
+
+
+def _cost(term: Term, left: Mapping[Block, int]) -> int:
+    cost, blocks = term
+    for block in blocks:
+        cost *= count(block, left)
+    return cost
+
+
+def _by_unit(terms: Sequence[Term]) -> dict[Block, list[int]]:
+    found: dict[Block, list[int]] = {}
+    for k, (_, blocks) in enumerate(terms):
+        for unit in {unit for block in blocks for unit in atoms(block)}:
+            found.setdefault(unit, []).append(k)
+    return found
+
+
+def _product(step: Step) -> list[Term]:
+    """The multiply-adds of a step: how often, times the sizes of blocks."""
+    match step.reading:
+        case at.Product(summed=summed):
+            return [(1, (*step.results[0], *(step.operands[0][i] for i, _ in summed)))]
+        case at.RaggedProduct(summed=(left, _)):
+            return [(1, (*step.results[0], step.operands[0][left]))]
+        case at.Convolved(result=result, kernel=kernel, pairs=pairs):
+            blocks = [step.results[0][result[k]] for k in (0, 1)]
+            return [(pairs, (*blocks, step.operands[1][kernel[1]]))]
+    return []
+
+
+def found_groups(
+    leaves: Sequence[Leaf], axes: Sequence[Axes], roles: Roles, costs: Costs
+) -> dict[str, tuple[Group, Block]]:
+    """The groups of a program's leaves, by name, each with its block.
+
+    Those that cannot be cut are among them, but for the positions that a window slides along.
+
+    Args:
+        leaves: The leaves of the parameters.
+        axes: Their axes.
+        roles: What the program does with units.
+        costs: What units cost.
+    """
+    members: dict[Block, dict[tuple[int, int], None]] = {}
+    order = [*roles.order, *(k for k in range(len(leaves)) if k not in roles.order)]
+    for k in order:
+        for axis, block in enumerate(axes[k]):
+            for unit in atoms(block):
+                members.setdefault(unit, {})[k, axis] = None
+    found: dict[str, tuple[Group, Block]] = {}
+    for unit, at_axes in members.items():
+        why = unit.why
+        if unit is ONE or unit.size == 0 or (isinstance(why, Why) and why.no_units):
+            continue
+        (k, axis), *_ = at_axes
+        name = _name(leaves[k].path, roles.of.get(unit, ""))
+        # The plain name is for those that can be cut.
+        name = _unused(name, axis, found) if why is None else _with_axis(name, axis, found)
+        paths = tuple((leaves[k].path, axis) for k, axis in sorted(at_axes))
+        cost = costs.of_unit(unit)
+        found[name] = (
+            Group(name, unit.size, paths, *cost, refused="" if why is None else str(why)),
+            unit,
+        )
+    return found
+
+
+def _name(path: str, role: str) -> str:
+    parts = path.split("/")
+    if len(parts) > 1 and parts[-1] in _LEAF_NAMES:
+        parts.pop()
+    return ("/".join(parts) or "array") + (f":{role}" if role else "")
+
+
+def _unused(name: str, axis: int, taken: Mapping[str, object]) -> str:
+    """The name, or one with the axis and a number, so that no two groups have one name."""
+    return _with_axis(name, axis, taken) if name in taken else name
+
+
+def _with_axis(name: str, axis: int, taken: Mapping[str, object]) -> str:
+    with_axis = f"{name}[{axis}]"
+    number, found = 2, with_axis
+    while found in taken:
+        found, number = f"{with_axis}#{number}", number + 1
+    return found
+
+
+def groups_table(groups: Sequence[Group]) -> str:
+    """The groups as a table: those that can be cut, then why the others cannot."""
+    header = ("group", "units", "weights/unit", "multiply-adds/unit", "leaves", "exact")
+    rows = [
+        (
+            group.name,
+            integer(group.units),
+            integer(group.weights),
+            integer(group.multiply_adds),
+            integer(len({path for path, _ in group.members})),
+            f"no: {group.inexact}" if group.inexact else "yes",
+        )
+        for group in groups
+        if not group.refused
+    ]
+    lines = [table(header, rows)] if rows else ["No group can be cut."]
+    by_reason: dict[str, list[str]] = {}
+    for group in groups:
+        if group.refused:
+            by_reason.setdefault(group.refused, []).append(f"{group.name} ({integer(group.units)})")
+    if by_reason:
+        lines += ["", "Not cut:"]
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"  {', '.join(names[:3])}{more}: {reason}")
+    return "\n".join(lines)

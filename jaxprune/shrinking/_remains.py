@@ -1,0 +1,137 @@
+"""What a cut leaves of the axes of a model."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune._errors import InvalidPattern, NoMatch, Problem, raise_problems
+from jaxprune._kernels.sharding import on_any_mesh, placed
+from jaxprune._text import shown
+from jaxprune.shrinking._blocks import Block, Kept, kept_positions, root
+from jaxprune.shrinking._cut import Cut
+from jaxprune.shrinking._groups import Group
+from jaxprune.shrinking._program import Axes
+
+
+class Remains:
+    """Which positions of blocks a cut leaves.
+
+    Attributes:
+        kept: For each block of units that loses some, which of them stay.
+    """
+
+    def __init__(self, kept: Mapping[Block, Kept]) -> None:
+        self.kept = kept
+        self._known: dict[Block, Kept] = {}
+
+    def of(self, block: Block) -> Kept:
+        """Which positions of a block are left."""
+        block = root(block)
+        if block not in self._known:
+            self._known[block] = kept_positions(block, self._units)
+        return self._known[block]
+
+    def _units(self, block: Block) -> Kept:
+        found = self.kept.get(block)
+        return np.ones(block.size, bool) if found is None else found
+
+    def whole(self, axes: Iterable[Block]) -> bool:
+        """Whether nothing of these axes is cut."""
+        return all(bool(self.of(block).all()) for block in axes)
+
+    def shape(self, axes: Axes) -> tuple[int, ...]:
+        """The sizes that are left."""
+        return tuple(int(np.count_nonzero(self.of(block))) for block in axes)
+
+    def counts(self) -> dict[Block, int]:
+        """How many units are left of each block that loses some."""
+        return {block: int(np.count_nonzero(kept)) for block, kept in self.kept.items()}
+
+    def take(self, value: Any, axes: Axes) -> Any:
+        """What is left of an array, on the devices where it lies, as far as sizes allow it."""
+        result = value
+        for axis, block in enumerate(axes):
+            kept = self.of(block)
+            if not kept.all():
+                result = take(result, np.flatnonzero(kept), axis)
+        return result if result is value else placed(result, value)
+
+    def put(self, value: Any, axes: Axes) -> Any:
+        """An array of full size that holds what is left of it, amid zeros."""
+        for axis, block in enumerate(axes):
+            kept = self.of(block)
+            if not kept.all():
+                shape = (*value.shape[:axis], len(kept), *value.shape[axis + 1 :])
+                at = (slice(None),) * axis + (np.flatnonzero(kept),)
+                value = jnp.zeros(shape, value.dtype).at[at].set(value)
+        return value
+
+
+def take(value: Any, positions: np.ndarray[Any, Any], axis: int) -> Any:
+    """The entries of an array at sorted positions along an axis."""
+    size = value.shape[axis]
+    if len(positions) == size and (positions == np.arange(size)).all():
+        return value
+    if isinstance(value, jax.ShapeDtypeStruct):
+        shape = (*value.shape[:axis], len(positions), *value.shape[axis + 1 :])
+        return jax.ShapeDtypeStruct(shape, value.dtype)
+    if isinstance(value, np.ndarray):
+        return np.take(value, positions, axis)
+    spread = not isinstance(value, jax.core.Tracer) and len(value.devices()) > 1
+    # Only under jit may a computation on several devices choose how its result lies.
+    return (_taken if spread else _take)(value, tuple(positions.tolist()), axis)
+
+
+def _take(value: jax.Array, positions: tuple[int, ...], axis: int) -> jax.Array:
+    def kernel(value: jax.Array) -> jax.Array:
+        start, size = positions[0], len(positions)
+        if positions == tuple(range(start, start + size)):
+            return jax.lax.slice_in_dim(value, start, start + size, axis=axis)
+        return jnp.take(value, np.array(positions), axis, mode="clip")
+
+    return on_any_mesh(kernel)(value)
+
+
+_taken = jax.jit(_take, static_argnums=(1, 2))
+
+
+def remains(cut: Cut, groups: Mapping[str, Group], blocks: Mapping[str, Block]) -> Remains:
+    """What a cut leaves of a model.
+
+    Raises:
+        NoMatch: It names groups that the model does not have.
+        InvalidPattern: It keeps no unit of a group, or units that there are not, or cuts what
+            cannot be cut.
+    """
+    raise_problems(_problem(name, units, groups) for name, units in cut.kept.items())
+    kept = {}
+    for name, units in cut.kept.items():
+        left = np.zeros(groups[name].units, bool)
+        left[list(units)] = True
+        if not left.all():
+            kept[blocks[name]] = left
+    return Remains(kept)
+
+
+def _problem(name: str, units: tuple[int, ...], groups: Mapping[str, Group]) -> Problem | None:
+    group = groups.get(name)
+    if group is None:
+        return Problem(
+            NoMatch,
+            f"the cut names the group {name!r}, which this model does not have: it was made for "
+            "another one. Make it with choose of these dependencies.",
+        )
+    if group.refused and len(set(units)) != group.units:
+        return Problem(InvalidPattern, f"the group {name!r} cannot be cut: {group.refused}.")
+    if not units:
+        return Problem(InvalidPattern, f"the cut keeps no unit of {name!r}: at least one stays.")
+    if len(set(units)) != len(units) or not all(0 <= unit < group.units for unit in units):
+        return Problem(
+            InvalidPattern,
+            f"the cut keeps the units {shown(units)} of {name!r}: expected different numbers from "
+            f"0 to {group.units - 1}. Was it made for another model?",
+        )
+    return None

@@ -1,0 +1,100 @@
+"""A function as a program: what goes in, what comes out, and how to call it with flat arrays."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from jaxprune._errors import PruningError
+from jaxprune._text import shown
+from jaxprune._tree import Leaf, is_array, leaves, rebuild
+from jaxprune.tracing import _jax_layouts
+from jaxprune.tracing._readings import AnyJaxpr
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Traced:
+    """A function of a tree of parameters and other arguments, as a program.
+
+    Attributes:
+        jaxpr: The program: (leaves, inputs) to results, all flat.
+        leaves: The leaves of the parameters that are arrays.
+        inputs: Those of the other arguments, their paths begin with the argument's number.
+        results: The leaves of the result; what is no array stands there as it is.
+        constants: What stands among the arguments and is no array.
+        out: A tree like the result.
+    """
+
+    jaxpr: AnyJaxpr
+    leaves: tuple[Leaf, ...]
+    inputs: tuple[Leaf, ...]
+    results: tuple[Leaf, ...]
+    constants: tuple[Any, ...]
+    out: Any
+
+    def packed(self, arrays: Sequence[Any]) -> Any:
+        """The result as the function returns it, of the program's results."""
+        rest = iter(arrays)
+        return rebuild(
+            self.out,
+            [next(rest) if is_array(leaf.value) else leaf.value for leaf in self.results],
+        )
+
+
+def flat_arrays(params: Any, inputs: tuple[Any, ...]) -> list[Any]:
+    """The arrays that a program takes."""
+    return [leaf.value for leaf in leaves((params, inputs)) if is_array(leaf.value)]
+
+
+def flat_constants(params: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What stands among the arguments as it is, which the program has in it."""
+    return tuple(leaf.value for leaf in leaves((params, inputs)) if not is_array(leaf.value))
+
+
+def traced(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> Traced:
+    """Traces a function; nothing is computed.
+
+    Raises:
+        PruningError: There is nothing to cut, the function cannot be traced, or it has effects.
+    """
+    found = tuple(leaf for leaf in leaves(params) if is_array(leaf.value))
+    if not found:
+        raise PruningError(
+            f"expected params that hold arrays, got {shown(params)}: call "
+            "jp.dependencies(f, params, *inputs) with what f(params, *inputs) takes."
+        )
+    everything = leaves((params, inputs))
+    out: list[Any] = []
+
+    def flat(*values: Any) -> list[Any]:
+        rest = iter(values)
+        whole = [next(rest) if is_array(leaf.value) else leaf.value for leaf in everything]
+        of_params, of_inputs = rebuild((params, inputs), whole)
+        out[:] = [f(of_params, *of_inputs)]
+        return [leaf.value for leaf in leaves(out[0]) if is_array(leaf.value)]
+
+    try:
+        jaxpr = jax.make_jaxpr(flat)(*flat_arrays(params, inputs))
+    except (TypeError, ValueError, AttributeError, jax.errors.JAXTypeError) as error:
+        raise PruningError(
+            f"f(params, *inputs) cannot be traced: {type(error).__name__}: {error}\n"
+            "It must run under jax.jit with these arguments; pass what it treats as Python values "
+            "by a closure, as in lambda params, x: f(params, x, train=False)."
+        ) from error
+    effects = _jax_layouts.effects(jaxpr)
+    if effects:
+        raise PruningError(
+            f"f has side effects, which a smaller function would repeat: {', '.join(effects)}. "
+            "Leave them out of the function that you pass."
+        )
+    inside = tuple(leaf for leaf in leaves(inputs) if is_array(leaf.value))
+    # The result's leaves were tracers, whose time is over: what they were is all that is kept.
+    result = jax.tree.map(_described, out[0])
+    return Traced(
+        jaxpr, found, inside, tuple(leaves(result)), flat_constants(params, inputs), result
+    )
+
+
+def _described(value: Any) -> Any:
+    return jax.ShapeDtypeStruct(value.shape, value.dtype) if is_array(value) else value

@@ -1,0 +1,83 @@
+"""Runs a small model beside the masked one, and finds the group where they differ."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune._errors import PruningError
+from jaxprune._tree import Leaf, is_prunable, leaves, rebuild
+from jaxprune.shrinking._cut import Cut
+
+Compare = Callable[[Cut, Any], float]
+
+
+def made_nonzero(params: Any) -> Any:
+    """Parameters in which no leaf is zero or constant.
+
+    A bias of zeros would hide that it is cut at the wrong places. Every weight keeps its sign, for
+    a variance must be positive.
+    """
+    random = np.random.default_rng(0)
+
+    def value(leaf: Leaf) -> Any:
+        if not is_prunable(leaf.value):
+            return leaf.value
+        whole = np.asarray(leaf.value, np.float32)
+        factor, small = (
+            random.uniform(0.5, 1.5, whole.shape),
+            random.uniform(0.05, 0.2, whole.shape),
+        )
+        changed = np.where(whole == 0, small, whole * factor)
+        return jnp.asarray(changed, leaf.value.dtype)
+
+    return rebuild(params, [value(leaf) for leaf in leaves(params)])
+
+
+def difference(one: Sequence[Any], other: Sequence[Any]) -> float:
+    """The largest difference of results, relative to the largest entry of each."""
+    worst = 0.0
+    for a, b in zip(one, other, strict=True):
+        wide = [
+            np.asarray(x).astype(np.complex128 if x.dtype.kind == "c" else np.float64)
+            for x in (a, b)
+        ]
+        scale = np.abs(wide[0]).max(initial=0.0)
+        gap = np.abs(wide[0] - wide[1]).max(initial=0.0)
+        if not np.isfinite(gap):
+            return float("inf")
+        worst = max(worst, float(gap / scale) if scale else float(gap))
+    return worst
+
+
+def tolerance_of(results: Sequence[Any]) -> float:
+    """How far results of these types may differ by rounding."""
+    narrow = any(str(x.dtype) in ("bfloat16", "float16") for x in results)
+    return 3e-2 if narrow else 3e-5
+
+
+def verified(cut: Cut, params: Any, compare: Compare, tolerance: float) -> float:
+    """The difference that a cut makes, if it is no more than rounding.
+
+    Args:
+        cut: The cut.
+        params: Parameters without zeros.
+        compare: The difference that a cut makes.
+        tolerance: How far results may differ.
+
+    Raises:
+        PruningError: It is more; the message names the groups.
+    """
+    whole = compare(cut, params)
+    if whole <= tolerance:
+        return whole
+    alone = {name: compare(Cut({name: kept}), params) for name, kept in cut.kept.items()}
+    wrong = [f"{name} ({error:.1e})" for name, error in alone.items() if not error <= tolerance]
+    which = "cut alone, these groups differ: " + ", ".join(wrong)
+    raise PruningError(
+        f"the small model differs from the masked one by {whole:.1e}, relative to its largest "
+        f"result, where {tolerance:.0e} is rounding; "
+        f"{which if wrong else 'each group alone does not: they differ only together'}. Leave them "
+        "out with None in a mapping of amounts."
+    )

@@ -1,0 +1,414 @@
+"""Whether a model without some units is the model that is masked: found without running either.
+
+Where parameters are masked, the values that are made of cut units are zero in most places, and to
+leave a zero out of a sum changes nothing. A second pass over the program keeps, for each axis of
+each value, the units at whose positions the value is zero once they are masked. A sum over an axis
+needs that of every unit on it; one factor of a product is enough. A mean that is taken away from
+all of its numbers, as a two-pass variance does, leaves something else than zero at what was cut:
+there the two models differ, and the pass says where.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune._tree import is_traced
+from jaxprune.shrinking._blocks import Block, atoms
+from jaxprune.shrinking._couple import reshaped_runs
+from jaxprune.shrinking._program import Axes, Body, Step, Why
+from jaxprune.tracing import _layouts as at
+from jaxprune.tracing._jax import is_known
+from jaxprune.tracing._readings import Branches, Call, Scan, Unknown, While
+
+Units: TypeAlias = frozenset[Block]
+NONE: Units = frozenset()
+
+
+class Zeros(NamedTuple):
+    """Where a value of the masked model is zero.
+
+    Attributes:
+        axes: For each axis the units at whose positions it is.
+        number: The one number that the whole value consists of, whatever is masked; else None.
+    """
+
+    axes: tuple[Units, ...]
+    number: float | None = None
+
+
+Values: TypeAlias = Sequence[Zeros]
+Found: TypeAlias = dict[Block, Why]
+
+
+def units_of(block: Block) -> Units:
+    """The units on an axis that can be cut."""
+    return frozenset(unit for unit in atoms(block) if unit.why is None)
+
+
+def everywhere(axes: Axes) -> Zeros:
+    """What is zero at all units of all axes: a masked parameter."""
+    return Zeros(tuple(map(units_of, axes)))
+
+
+def nowhere(axes: Axes) -> Zeros:
+    """What is zero at no unit for certain."""
+    return Zeros((NONE,) * len(axes))
+
+
+def inexact_units(body: Body, values: Sequence[Zeros]) -> dict[Block, Why]:
+    """The units whose cut changes the function, and where.
+
+    Args:
+        body: The program.
+        values: Where its inputs are zero.
+    """
+    found: Found = {}
+    run_zeros(body, values, found)
+    return found
+
+
+def run_zeros(body: Body, values: Sequence[Zeros], found: Found) -> list[Zeros]:
+    """Where the results of a program are zero; what cannot be left out is put into `found`."""
+    known: dict[Any, Zeros] = dict(zip(body.jaxpr.invars, values, strict=True))
+    for variable, (value, axes) in zip(body.jaxpr.constvars, body.constants, strict=True):
+        known[variable] = constant(value, axes)
+    for step in body.steps:
+        operands = [
+            _read(known, variable, axes)
+            for variable, axes in zip(step.equation.invars, step.operands, strict=True)
+        ]
+        results = zeros(step.reading, step, operands, found)
+        known.update(zip(step.equation.outvars, results, strict=True))
+    return [
+        _read(known, variable, axes)
+        for variable, axes in zip(body.jaxpr.outvars, body.outputs, strict=True)
+    ]
+
+
+def _read(known: dict[Any, Zeros], variable: Any, axes: Axes) -> Zeros:
+    return constant(variable.val, axes) if is_known(variable) else known[variable]
+
+
+def constant(value: Any, axes: Axes) -> Zeros:
+    """Where a constant is zero."""
+    kind = getattr(value, "dtype", np.dtype(float))
+    is_number = any(jnp.issubdtype(kind, each) for each in (jnp.floating, jnp.integer, jnp.bool_))
+    if is_traced(value) or np.size(value) != 1 or not is_number:
+        return nowhere(axes)
+    number = float(np.asarray(value).reshape(()))
+    return Zeros(tuple(map(units_of, axes)) if number == 0 else (NONE,) * len(axes), number)
+
+
+@functools.singledispatch
+def zeros(reading: Any, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    """Where the results of an operation are zero; by default nowhere for certain.
+
+    Args:
+        reading: What the operation does.
+        step: The operation.
+        operands: Where its operands are zero.
+        found: Takes the units that a sum would need to be zero and are not, with the reason.
+    """
+    del reading, operands, found
+    return [nowhere(axes) for axes in step.results]
+
+
+@zeros.register
+def _(reading: at.Same, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    return list(operands)
+
+
+@zeros.register
+def _(reading: at.Aligned, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    return [
+        Zeros(
+            tuple(
+                _aligned_zeros(
+                    reading.zero,
+                    [_along(o, axes, result, k) for o, axes in zip(operands, step.operands)],  # noqa: B905
+                    [operand.number for operand in operands],
+                )
+                for k in range(len(result))
+            )
+        )
+        for result in step.results
+    ]
+
+
+def _along(operand: Zeros, axes: Axes, result: Axes, k: int) -> Units:
+    """Where an operand is zero along an axis of the result that it may be broadcast to."""
+    if operand.number == 0:
+        return units_of(result[k])
+    if len(axes) != len(result) or axes[k].size != result[k].size:
+        return NONE
+    return operand.axes[k]
+
+
+def _aligned_zeros(zero: at.Zero, sets: Sequence[Units], numbers: Sequence[float | None]) -> Units:
+    found = NONE
+    match zero:
+        case "all":
+            found = frozenset.intersection(*sets)
+        case "any":
+            found = frozenset.union(*sets)
+        case "first":
+            found = sets[0]
+        case "cases":
+            found = frozenset.intersection(*sets[1:])
+        case "max" | "min":
+            found = _of_bounds(1 if zero == "max" else -1, sets, numbers)
+        case "clamp":
+            low, high = numbers[0], numbers[2]
+            spans = low is not None and high is not None and low <= 0 <= high
+            found = sets[1] if spans else NONE
+    return found
+
+
+def _of_bounds(sign: int, sets: Sequence[Units], numbers: Sequence[float | None]) -> Units:
+    """Where the larger of two operands is zero (the smaller for sign -1), of which one may be 6."""
+    for number, other in zip(numbers, reversed(sets), strict=True):
+        if number is not None:
+            return other if sign * number <= 0 else NONE
+    return sets[0] & sets[1]
+
+
+# --- moved about --------------------------------------------------------------------------------
+
+
+@zeros.register
+def _(reading: at.Transposed, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    return [Zeros(tuple(operands[0].axes[k] for k in reading.order), operands[0].number)]
+
+
+@zeros.register
+def _(reading: at.Reshaped, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    (before,), (after,) = step.operands, step.results
+    sizes = [[block.size for block in axes] for axes in (before, after)]
+    result = [NONE] * len(after)
+    for old, new in reshaped_runs(*sizes):
+        held = [(units_of(before[k]), operands[0].axes[k]) for k in old]
+        for k in new:
+            result[k] = _in_all(units_of(after[k]), held)
+    return [Zeros(tuple(result), operands[0].number)]
+
+
+def _in_all(units: Units, held: Sequence[tuple[Units, Units]]) -> Units:
+    """The units that are zero wherever they are: of pairs (what is there, what is zero there)."""
+    there = frozenset().union(*(here for here, _ in held))
+    return frozenset(
+        unit for unit in units & there if all(unit in zero for here, zero in held if unit in here)
+    )
+
+
+@zeros.register
+def _(reading: at.Broadcast, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    (operand,), (before, *_), (after,) = operands[:1], step.operands, step.results
+    if operand.number == 0:
+        return [Zeros(tuple(map(units_of, after)), 0.0)]
+    result = [NONE] * len(after)
+    for block, axis, zero in zip(before, reading.axes, operand.axes, strict=True):
+        if block.size == after[axis].size:
+            result[axis] = zero
+    return [Zeros(tuple(result), operand.number)]
+
+
+@zeros.register
+def _(reading: at.Squeezed, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    kept = (zero for k, zero in enumerate(operands[0].axes) if k not in reading.axes)
+    return [Zeros(tuple(kept), operands[0].number)]
+
+
+@zeros.register
+def _(reading: at.Sliced, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    return [
+        Zeros(
+            tuple(
+                zero & units_of(block) for zero, block in zip(operands[0].axes, result, strict=True)
+            ),
+            operands[0].number,
+        )
+        for result in step.results
+    ]
+
+
+@zeros.register
+def _(reading: at.Padded, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    (before, _), (after,) = step.operands, step.results
+    if operands[1].number != 0:
+        return [nowhere(after)]
+    result = [
+        (units_of(new) - units_of(old)) | zero
+        for old, new, zero in zip(before, after, operands[0].axes, strict=True)
+    ]
+    return [Zeros(tuple(result))]
+
+
+@zeros.register
+def _(reading: at.Concatenated, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    (after,) = step.results
+    pairs = list(zip(step.operands, operands, strict=True))
+    return [
+        Zeros(
+            tuple(
+                _in_all(units_of(block), [(units_of(axes[k]), z.axes[k]) for axes, z in pairs])
+                if k == reading.axis
+                else frozenset.intersection(*(z.axes[k] for _, z in pairs))
+                for k, block in enumerate(after)
+            )
+        )
+    ]
+
+
+@zeros.register
+def _(reading: at.Stacked, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    both = [frozenset.intersection(*sets) for sets in zip(*(z.axes for z in operands), strict=True)]
+    return [Zeros((*both[: reading.axis], NONE, *both[reading.axis :]))]
+
+
+@zeros.register
+def _(reading: at.Tiled, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    (before,), (after,) = step.operands, step.results
+    result = [
+        frozenset(unit for unit in zero if atoms(old).count(unit) == atoms(new).count(unit))
+        for old, new, zero in zip(before, after, operands[0].axes, strict=True)
+    ]
+    return [Zeros(tuple(result))]
+
+
+# --- sums and products --------------------------------------------------------------------------
+
+
+def _needed(block: Block, zero: Units, step: Step, found: Found, what: str) -> None:
+    """A sum runs along a block: what is not zero there cannot be left out."""
+    for unit in units_of(block) - zero:
+        found.setdefault(unit, Why(f"{what} sums what is not zero where it is cut", step.equations))
+
+
+@zeros.register
+def _(reading: at.Reduced, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    for axes, z in zip(step.operands, operands, strict=True):
+        for k in reading.axes:
+            _needed(axes[k], z.axes[k], step, found, step.equation.primitive.name)
+    kept = [
+        Zeros(tuple(zero for k, zero in enumerate(z.axes) if k not in reading.axes))
+        for z in operands
+    ]
+    return [kept[k % len(kept)] for k in range(len(step.results))]
+
+
+@zeros.register
+def _(reading: at.Mixed, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    results = [nowhere(axes) for axes in step.results]
+    if reading.keeps_zeros:
+        # Of further results, as the places of the largest, nothing is known.
+        for number, _ in zip(range(len(results)), operands, strict=False):
+            z = operands[number]
+            kept = (NONE if k in reading.axes else zero for k, zero in enumerate(z.axes))
+            results[number] = Zeros(tuple(kept))
+    return results
+
+
+@zeros.register
+def _(reading: at.Product, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    left, right = (z.axes for z in operands)
+    for i, j in reading.summed:
+        _needed(step.operands[0][i], left[i] | right[j], step, found, "a product")
+    batch = [left[i] | right[j] for i, j in reading.batch]
+    return [Zeros((*batch, *(left[i] for i in reading.left), *(right[j] for j in reading.right)))]
+
+
+@zeros.register
+def _(reading: at.RaggedProduct, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    (i, j), left, right = reading.summed, operands[0].axes, operands[1].axes
+    _needed(step.operands[0][i], left[i] | right[j], step, found, "a product")
+    return [Zeros((left[1 - i], right[reading.right]))]
+
+
+@zeros.register
+def _(reading: at.Convolved, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    image, kernel = (z.axes for z in operands)
+    channels, outputs, inputs = image[reading.image[1]], *(kernel[k] for k in reading.kernel[:2])
+    own = step.operands[1][reading.kernel[1]]
+    _needed(own, channels | inputs, step, found, "a convolution")
+    result = [NONE] * len(step.results[0])
+    result[reading.result[0]] = image[reading.image[0]]
+    result[reading.result[1]] = outputs
+    if step.groups is not None and reading.groups > 1:
+        result[reading.result[1]] |= channels & units_of(step.groups)
+    return [Zeros(tuple(result))]
+
+
+# --- at indices that are data -------------------------------------------------------------------
+
+
+@zeros.register
+def _(reading: at.LookedUp, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    table = operands[0].axes
+    return [Zeros(tuple(NONE if whole is None else table[whole] for whole in reading.whole))]
+
+
+@zeros.register
+def _(reading: at.Window, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    return [
+        Zeros(tuple(z & units_of(b) for z, b in zip(operands[0].axes, step.results[0])))  # noqa: B905
+    ]
+
+
+@zeros.register
+def _(reading: at.Placed, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    return [Zeros(tuple(a & b for a, b in zip(operands[0].axes, operands[1].axes)))]  # noqa: B905
+
+
+# --- programs in programs -----------------------------------------------------------------------
+
+
+@zeros.register
+def _(reading: Call, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    return run_zeros(step.bodies[0], operands, found)
+
+
+@zeros.register
+def _(reading: Scan, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    depth = reading.constants + reading.carry
+    carry = list(operands[reading.constants : depth])
+    one = [Zeros(z.axes[1:], z.number) for z in operands[depth:]]
+    while True:
+        outputs = run_zeros(step.bodies[0], [*operands[: reading.constants], *carry, *one], found)
+        after = [_both(old, new) for old, new in zip(carry, outputs, strict=False)]
+        if after == carry:
+            return [*carry, *(Zeros((NONE, *z.axes)) for z in outputs[reading.carry :])]
+        carry = after
+
+
+@zeros.register
+def _(reading: While, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    first, second = reading.condition_constants, reading.body_constants
+    carry = list(operands[first + second :])
+    while True:
+        run_zeros(step.bodies[0], [*operands[:first], *carry], found)
+        outputs = run_zeros(step.bodies[1], [*operands[first : first + second], *carry], found)
+        after = [_both(old, new) for old, new in zip(carry, outputs, strict=True)]
+        if after == carry:
+            return carry
+        carry = after
+
+
+@zeros.register
+def _(reading: Branches, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    every = [run_zeros(body, operands[1:], found) for body in step.bodies]
+    return [functools.reduce(_both, each) for each in zip(*every, strict=True)]
+
+
+def _both(one: Zeros, other: Zeros) -> Zeros:
+    """Where both are zero."""
+    number = one.number if one.number == other.number else None
+    return Zeros(tuple(a & b for a, b in zip(one.axes, other.axes, strict=True)), number)
+
+
+@zeros.register
+def _(reading: Unknown, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    # Nothing that goes into it or comes out of it can be cut.
+    return [nowhere(axes) for axes in step.results]
