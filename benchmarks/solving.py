@@ -12,7 +12,6 @@ import numpy as np
 import jaxprune as jp
 from benchmarks.fresh import CPU, SECONDS, ask, first
 from benchmarks.race import Contender, Line, Row, race, seconds
-from jaxprune.calibration._sparsegpt import SparseGPT
 from tests.calibration import statements
 
 _SHAPES = ((512, 512), (2048, 2048), (4096, 1024))
@@ -67,7 +66,7 @@ def _row(shape: tuple[int, int], name: str) -> Row:
     def measure(rounds: int) -> list[Line]:
         weights, gram, count = layer(*shape)
         given = jnp.asarray(weights)[None], jnp.asarray(gram)[None]
-        ours = Contender("jaxprune", lambda: SparseGPT().solve(*given, count, kind.spec))
+        ours = Contender("jaxprune", lambda: jp.SparseGPT().solve(*given, count, kind.spec))
         expected: list[Any] = []
 
         def state() -> None:
@@ -89,10 +88,21 @@ def _row(shape: tuple[int, int], name: str) -> Row:
         return [
             *lines,
             Line(f"{mine:.8g}", "the error of NumPy's", f"{best:.8g}", mine / best, must=1 + 1e-5),
+            *_refitted(shape, kept, mine),
             Line(f"{differ} differ", "of all weights", f"{kept.size}", differ / kept.size),
         ]
 
     return Row(f"SparseGPT of {shape[0]} x {shape[1]}, {name}", measure)
+
+
+def _refitted(shape: tuple[int, int], kept: Any, error: float) -> list[Line]:
+    """Least squares on the same mask: SparseGPT changes weights to the right of what goes only."""
+    if shape != _SHAPES[0]:
+        return []
+    weights, gram, count = layer(*shape)
+    new = jp.Refit().solve(weights[None], gram[None], count, kept[None])[0]
+    least = statements.layer_errors(new, weights, gram).sum()
+    return [Line(f"{error:.8g}", "the error of Refit on its mask", f"{least:.8g}", error / least)]
 
 
 def _torch(weights: Any, gram: Any, count: int, kind: _Kind) -> Contender:
@@ -167,4 +177,4 @@ def first_call(name: str) -> dict[str, float]:
     """SparseGPT of a leaf, from nothing compiled."""
     weights, gram, count = layer(2048, 2048)
     given = jax.device_put((weights[None], gram[None]))
-    return first(lambda: SparseGPT().solve(*given, count, _KINDS[name].spec))
+    return first(lambda: jp.SparseGPT().solve(*given, count, _KINDS[name].spec))

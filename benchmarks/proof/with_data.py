@@ -50,6 +50,21 @@ def _with_data(method, per, order="sequential"):
     return prune
 
 
+def _by_lamp(task, params, batches, sparsity, where):
+    return jp.prune(params, jp.allocate(params, sparsity, "lamp", where=where), where=where)
+
+
+def _by_owl(task, params, batches, sparsity, where):
+    """Wanda at once, but for what each layer loses: of the transformer, each block."""
+    stats = jp.calibrate(task.loss, params, batches, where=where)
+    shares = jp.allocate(
+        params, sparsity, jp.OWL(layer=lambda path: path.split("/")[0]), where=where, stats=stats
+    )
+    specs = jax.tree.map(lambda share: jp.Unstructured(share, per="output"), shares)
+    uses = jp.trace(task.loss, params, *batches[0])
+    return jp.prune(params, specs, metric=jp.Wanda(stats), where=where, uses=uses)
+
+
 METHODS = {
     "magnitude": _magnitude("leaf"),
     "magnitude, per output": _magnitude("output"),
@@ -59,6 +74,8 @@ METHODS = {
     "SparseGPT": _with_data(jp.SparseGPT(), "leaf"),
     "magnitude, refitted": _with_data(jp.Refit(by=jp.L1()), "leaf"),
     "Wanda, refitted": _with_data(jp.Refit(by=jp.Wanda), "output"),
+    "magnitude, LAMP": _by_lamp,
+    "Wanda, at once, OWL": _by_owl,
 }
 
 
@@ -78,6 +95,7 @@ def main():
         params = _kept_between_runs(options, seed, fit, key)
         others = jax.random.split(jax.random.fold_in(key, 2**31), _BATCHES)
         batches = [(task.batch(other),) for other in others]
+        print(_norms(task, params, batches), flush=True)
         for name, column, sparsity in _cells(options):
             began = time.perf_counter()
             where = functools.partial(_in_scope, options.model, sparsity)
@@ -129,6 +147,14 @@ def _kept_between_runs(options, seed, fit, key):
     return jax.device_put(pickle.loads(path.read_bytes()))
 
 
+def _norms(task, params, batches):
+    """How much the norms of a leaf's inputs differ: what Wanda knows and magnitude does not."""
+    squares = jp.calibrate(task.loss, params, batches).squares
+    norms = {path: np.sqrt(np.ravel(each)) for path, each in squares.items()}
+    ratios = [f"{path} {n.max() / np.median(n[n > 0]):.1f}" for path, n in norms.items()]
+    return f"largest norm of an input over the median: {', '.join(ratios)}"
+
+
 def _cells(options):
     """The methods and columns that are measured, the dense model first."""
     yield "dense", "dense", None
@@ -136,8 +162,11 @@ def _cells(options):
         for column in options.sparsities:
             sparsity = SPARSITIES[column]
             # Which weights of a group go does not depend on whose budget they are.
-            if isinstance(sparsity, float) or "per output" not in name:
+            if isinstance(sparsity, float) or name not in _BUDGETS:
                 yield name, column, sparsity
+
+
+_BUDGETS = ("magnitude, per output", "magnitude, LAMP", "Wanda, at once, OWL")
 
 
 def _spec(sparsity, per):

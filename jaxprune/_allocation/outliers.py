@@ -28,8 +28,9 @@ class OWL:
         multiple: M in the paper.
         spread: Lambda in the paper.
         layer: From a leaf's path, the name of the layer that it is a part of; the leaves of a layer
-            become equally sparse. By default each leaf is one. The paper takes whole blocks of a
-            transformer: `layer=lambda path: path.split("/")[0]`, say.
+            become equally sparse. By default each leaf is one. Of a transformer take whole blocks,
+            as the paper does: `layer=lambda path: path.split("/")[0]`, say. Leaf by leaf, kinds of
+            layers are compared that have outliers for different reasons.
 
     Examples:
         >>> import jax.numpy as jnp

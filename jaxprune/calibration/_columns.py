@@ -86,7 +86,7 @@ def solved_columns(
         above = lax.dynamic_slice_in_dim(wide, start, width, 2)
         here = lax.dynamic_slice_in_dim(old, start, width, 1) - _product(above, errors)
         part = lax.dynamic_slice_in_dim(above, start, width, 1)
-        stay = jnp.ones(here.shape, bool)
+        stay = jnp.ones_like(here, bool)
         if isinstance(spec, Unstructured):
             assert budgets is not None
             is_real = (start + jnp.arange(width) < inputs)[None, :, None]
@@ -98,7 +98,7 @@ def solved_columns(
             for whole, of_block in zip((errors, new, kept), found, strict=True)
         )
 
-    start = (jnp.zeros_like(old), jnp.zeros_like(old), jnp.ones(old.shape, bool))
+    start = (jnp.zeros_like(old), jnp.zeros_like(old), jnp.ones_like(old, bool))
     _, new, kept = lax.fori_loop(0, columns.blocks, step, start)
     new, kept = (x[:, :inputs].swapaxes(1, 2) for x in (new, kept))
     solved = new.astype(weights.dtype)

@@ -64,10 +64,11 @@ def check_method(method: Any) -> None:
         PruningError: With what would do.
     """
     example = "write method=jp.SparseGPT(), method=jp.Refit() or method=jp.Wanda, the class"
-    if method in (SparseGPT, Refit):
-        raise PruningError(f"method is the class {method.__name__}: {example}.")
     maker = method.by if isinstance(method, Refit) else method
-    if isinstance(method, SparseGPT) or _is_metric(maker) or callable(maker):
+    for each in (method, maker):
+        if isinstance(each, type) and each in (SparseGPT, Refit):
+            raise PruningError(f"method is the class {each.__name__}: {example}.")
+    if isinstance(maker, SparseGPT) or _is_metric(maker) or callable(maker):
         return
     raise PruningError(f"expected a method, got {shown(method)}: {example}.")
 
@@ -81,9 +82,10 @@ def check_spec(method: Method, spec: Any, piece: Piece, order: str) -> Problem |
             'once: write order="at_once", or share the budget out first, with jp.allocate.',
         )
     problem = protocol.fit(spec, Leaf(piece.leaf.path, _described(piece)))
-    if problem or not isinstance(method, SparseGPT):
+    solver = method.by if isinstance(method, Refit) else method
+    if problem or not isinstance(solver, SparseGPT):
         return problem
-    words = refused(spec, exact=method.exact)
+    words = refused(spec, exact=solver.exact)
     if words:
         return Problem(InvalidPattern, f"{piece.leaf.name}: {words}")
     found = _in_matrix_words(spec, piece)
@@ -107,7 +109,10 @@ def pruned(method: Method, jobs: Sequence[Job]) -> list[Done]:
     if isinstance(method, SparseGPT):
         return _solved(method, jobs)
     maker = method.by if isinstance(method, Refit) else method
-    masked = [_masked(maker, job) for job in jobs]
+    if isinstance(maker, SparseGPT):
+        masked = _solved(maker, jobs)
+    else:
+        masked = [_masked(maker, job) for job in jobs]
     if not isinstance(method, Refit):
         return masked
     return [_refitted(method, job, one.kept) for job, one in zip(jobs, masked, strict=True)]
@@ -116,7 +121,7 @@ def pruned(method: Method, jobs: Sequence[Job]) -> list[Done]:
 def makes_metric(method: Method) -> bool:
     """Whether a method needs statistics to score weights: it compares those of one output."""
     maker = method.by if isinstance(method, Refit) else method
-    return not isinstance(method, SparseGPT) and not _is_metric(maker)
+    return not isinstance(maker, SparseGPT) and not _is_metric(maker)
 
 
 def metric_of(maker: Any, stats: Stats) -> Metric:

@@ -5,7 +5,8 @@ Tried on JAX 0.7.2, 0.10.2 and 0.12.0. Where they differ:
 - `scan` counts its constants and its carry in `num_consts` and `num_carry`; since 0.12 in `ft_in`,
   a tuple of the three groups of operands.
 - Inner jaxprs are closed (`ClosedJaxpr`) in most parameters; since 0.12 all are open.
-- `jnp.stack` and `jnp.tile` are primitives since 0.10; before, they were composed of others.
+- `jnp.stack` and `jnp.tile` are primitives since 0.10, `jnp.unstack` since 0.12; before, they were
+  composed of others.
 - `composite` calls its jaxpr `jaxpr`; since 0.12 `call_jaxpr`.
 - Parameters to bind a primitive with come apart from its functions; since 0.10 in one dictionary.
 - The frames of an equation run back through the `jit` that traced it; since 0.12 they end there.
@@ -267,6 +268,17 @@ def _split(equation: JaxprEqn) -> Reading:
     return Moved(tuple(map(piece, ends[:-1].tolist(), ends[1:].tolist())))
 
 
+def _unstack(equation: JaxprEqn) -> Reading:
+    shape, axis = shape_of(equation.invars[0]), int(equation.params["axis"])
+
+    def one(k: int) -> tuple[m.Rearrangement, ...]:
+        starts = [k if d == axis else 0 for d in range(len(shape))]
+        limits = [k + 1 if d == axis else size for d, size in enumerate(shape)]
+        return m.Slice(tuple(starts), tuple(limits), (1,) * len(shape)), m.Squeeze((axis,))
+
+    return Moved(tuple(map(one, range(shape[axis]))))
+
+
 def _concatenate(equation: JaxprEqn) -> Reading:
     axis = int(equation.params["dimension"])
     sizes = [shape_of(operand)[axis] for operand in equation.invars]
@@ -447,5 +459,6 @@ _RULES: dict[str, Callable[[JaxprEqn], Reading]] = {
     "stack": _stack,
     "tile": _tile,
     "transpose": _transpose,
+    "unstack": _unstack,
     "while": _while,
 }
