@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from jaxprune._errors import Problem, PruningError, StructureMismatch, raise_problems
+from jaxprune._kernels.sharding import placed
 from jaxprune._metrics import L2, Metric
 from jaxprune._prune import apply_mask
 from jaxprune._tree import Leaf, is_array, leaves, rebuild
@@ -292,7 +292,7 @@ def _mask(leaf: Leaf, axes: Axes, left: Remains) -> Any:
     kept = np.ones(leaf.value.shape, bool)
     for axis, block in enumerate(axes):
         kept &= np.expand_dims(left.of(block), [k for k in range(kept.ndim) if k != axis])
-    return jnp.asarray(kept)
+    return placed(jax.device_put(kept), leaf.value)
 
 
 def dependencies(f: Callable[..., Any], params: Any, *inputs: Any, keep: Keep = ()) -> Dependencies:

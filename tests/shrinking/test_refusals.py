@@ -133,7 +133,11 @@ def test_functions_that_cannot_be_read():
         ({"up": ()}, jp.InvalidPattern, "keeps no unit of 'up'"),
         ({"up": (0, 8)}, jp.InvalidPattern, "different numbers from 0 to 7"),
         ({"up": (1, 1)}, jp.InvalidPattern, "different numbers from 0 to 7"),
-        ({"head[1]": (0,)}, jp.InvalidPattern, r"'head\[1\]' cannot be cut: it is axis 1 of the result"),
+        (
+            {"head[1]": (0,)},
+            jp.InvalidPattern,
+            r"'head\[1\]' cannot be cut: it is axis 1 of the result",
+        ),
     ],
 )
 def test_cuts_of_other_models(kept, kind, words):
