@@ -326,8 +326,8 @@ def dependencies(f: Callable[..., Any], params: Any, *inputs: Any, keep: Keep = 
         >>> params = {"up": jnp.arange(12.0).reshape(3, 4), "down": jnp.ones((4, 2))}
         >>> x = jnp.ones((5, 3))
         >>> deps = jp.dependencies(model, params, x)
-        >>> [(group.name, group.units, group.members) for group in deps.groups][0]
-        ('up', 4, (('down', 0), ('up', 1)))
+        >>> [(each.name, each.units, each.members) for each in deps.groups if not each.refused]
+        [('up', 4, (('down', 0), ('up', 1)))]
         >>> cut = deps.choose(params, 0.5)
         >>> small = deps.shrink(params, cut)
         >>> small["up"].shape, small["down"].shape
