@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from flax import nnx
 
@@ -42,8 +43,9 @@ def label(params):
         optax.masked(optax.adam(1e-3), lambda p: jax.tree.map(lambda leaf: leaf.ndim == 2, p)),
         optax.partition({"matrix": optax.adam(1e-3), "vector": optax.sgd(0.1, 0.9)}, label),
         optax.MultiSteps(optax.adam(1e-3), 2),
+        optax.contrib.muon(1e-3),
     ],
-    ids=["adamw", "lion", "sgd", "chain", "masked", "partition", "MultiSteps"],
+    ids=["adamw", "lion", "sgd", "chain", "masked", "partition", "MultiSteps", "muon"],
 )
 def test_states_of(tx):
     cut, begun = small_state(tx)
