@@ -195,16 +195,20 @@ def _unit_scores(model: Model, name: str, ranked: dict[int, Ranked]) -> Ranked:
     unit, group = model.blocks[name], model.groups[name]
     scores = jnp.zeros(group.units, jnp.float32)
     alive, held = (jnp.zeros(group.units, bool) for _ in range(2))
-    for k, axis in model.scored_members(name):
+    for k, axis in model.scored_members(name, ranked):
         leaf = ranked[k]
         others = tuple(a for a in range(leaf.values.ndim) if a != axis)
         values = leaf.scores().astype(jnp.float32)
         there = jnp.ones(leaf.values.shape, bool) if leaf.alive is None else leaf.alive
         values = jnp.where(there, values, 0)
         stays = jnp.zeros(leaf.values.shape, bool) if leaf.held is None else leaf.held
+        along = values.sum(others), there.any(others), stays.any(others)
         for numbers in unit_positions(model.axes[k][axis], unit):
+            if np.array_equal(numbers, np.arange(group.units)):  # compiled sooner
+                scores, alive, held = scores + along[0], alive | along[1], held | along[2]
+                continue
             at = np.where(numbers < 0, group.units, numbers)  # out of bounds, and dropped
-            scores = scores.at[at].add(values.sum(others), mode="drop")
-            alive = alive.at[at].max(there.any(others), mode="drop")
-            held = held.at[at].max(stays.any(others), mode="drop")
+            scores = scores.at[at].add(along[0], mode="drop")
+            alive = alive.at[at].max(along[1], mode="drop")
+            held = held.at[at].max(along[2], mode="drop")
     return Ranked(scores, alive=alive, held=held)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from jaxprune._errors import Problem, PruningError, StructureMismatch, raise_problems
+from jaxprune._kernels.sharding import placed
 from jaxprune._metrics import L2, Metric
 from jaxprune._prune import apply_mask
 from jaxprune._tree import Leaf, is_array, leaves, rebuild
@@ -292,7 +292,7 @@ def _mask(leaf: Leaf, axes: Axes, left: Remains) -> Any:
     kept = np.ones(leaf.value.shape, bool)
     for axis, block in enumerate(axes):
         kept &= np.expand_dims(left.of(block), [k for k in range(kept.ndim) if k != axis])
-    return jnp.asarray(kept)
+    return placed(jax.device_put(kept), leaf.value)
 
 
 def dependencies(f: Callable[..., Any], params: Any, *inputs: Any, keep: Keep = ()) -> Dependencies:
@@ -326,8 +326,8 @@ def dependencies(f: Callable[..., Any], params: Any, *inputs: Any, keep: Keep = 
         >>> params = {"up": jnp.arange(12.0).reshape(3, 4), "down": jnp.ones((4, 2))}
         >>> x = jnp.ones((5, 3))
         >>> deps = jp.dependencies(model, params, x)
-        >>> [(group.name, group.units, group.members) for group in deps.groups][0]
-        ('up', 4, (('down', 0), ('up', 1)))
+        >>> [(each.name, each.units, each.members) for each in deps.groups if not each.refused]
+        [('up', 4, (('down', 0), ('up', 1)))]
         >>> cut = deps.choose(params, 0.5)
         >>> small = deps.shrink(params, cut)
         >>> small["up"].shape, small["down"].shape

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -45,13 +45,20 @@ class Model:
     costs: Costs
     multiplied: frozenset[int]
 
-    def scored_members(self, name: str) -> list[tuple[int, int]]:
+    def scored_members(
+        self, name: str, there: Container[int] | None = None
+    ) -> list[tuple[int, int]]:
         """The (number of the leaf, axis) of the weights that a group's units are scored by.
 
         Those that products and convolutions read; where there are none, all.
+
+        Args:
+            name: The name of the group.
+            there: The leaves that there are; None for all.
         """
         numbers = {leaf.path: k for k, leaf in enumerate(self.leaves)}
         members = [(numbers[path], axis) for path, axis in self.groups[name].members]
+        members = [member for member in members if there is None or member[0] in there]
         return [member for member in members if member[0] in self.multiplied] or members
 
     @property

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._errors import InvalidPattern, NoMatch, Problem, raise_problems
+from jaxprune._kernels.placement import is_host_array
 from jaxprune._kernels.sharding import on_any_mesh, placed
 from jaxprune._text import shown
 from jaxprune.shrinking._blocks import Block, Kept, kept_positions, root
@@ -52,12 +53,20 @@ class Remains:
 
     def take(self, value: Any, axes: Axes) -> Any:
         """What is left of an array, on the devices where it lies, as far as sizes allow it."""
-        result = value
-        for axis, block in enumerate(axes):
-            kept = self.of(block)
-            if not kept.all():
-                result = take(result, np.flatnonzero(kept), axis)
-        return result if result is value else placed(result, value)
+        at = [(axis, self.of(block)) for axis, block in enumerate(axes)]
+        at = [(axis, kept) for axis, kept in at if not kept.all()]
+        if not at:
+            return value
+        # NumPy has nothing to compile: a tree has leaves of many shapes, each of which would be.
+        is_here = is_host_array(value)
+        result: Any = np.asarray(value) if is_here else value
+        for axis, kept in at:
+            result = take(result, np.flatnonzero(kept), axis)
+        if not is_here:
+            return placed(result, value)
+        if isinstance(value, np.ndarray):
+            return result
+        return jax.device_put(result, value.sharding if value.committed else None)
 
     def put(self, value: Any, axes: Axes) -> Any:
         """An array of full size that holds what is left of it, amid zeros."""

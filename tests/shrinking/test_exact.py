@@ -84,8 +84,8 @@ def wrong_slices(deps, params, cut, error, arrays):
 def test_without_a_part_of_one_group_alone(name):
     model, params, deps = built(name)
     for group in deps.groups:
-        if group.refused or "layers/1" in group.name:  # the layers are alike
-            continue
+        if group.refused or "layers/1" in group.name or group.name == "embedding":
+            continue  # the layers are alike
         cut = jp.Cut({group.name: range(1, group.units)})
         expected = masked_results(model, params, deps, cut)
         run, arrays = on_arrays(deps.function(cut), deps.shrink(params, cut), model.inputs)

@@ -166,7 +166,7 @@ def difference_of(seed):
     return float(np.abs(expected - found).max() / np.abs(expected).max()), cut.kept
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_program(seed):
     difference, _ = difference_of(seed)
     assert difference < 1e-5

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from flax import nnx
 
@@ -42,9 +43,9 @@ def label(params):
         optax.masked(optax.adam(1e-3), lambda p: jax.tree.map(lambda leaf: leaf.ndim == 2, p)),
         optax.partition({"matrix": optax.adam(1e-3), "vector": optax.sgd(0.1, 0.9)}, label),
         optax.MultiSteps(optax.adam(1e-3), 2),
-        jp.sparsify(optax.adam(1e-3), jp.Unstructured(0.5), schedule=jp.one_shot(at=1)),
+        optax.contrib.muon(1e-3),
     ],
-    ids=["adamw", "lion", "sgd", "chain", "masked", "partition", "MultiSteps", "sparsify"],
+    ids=["adamw", "lion", "sgd", "chain", "masked", "partition", "MultiSteps", "muon"],
 )
 def test_states_of(tx):
     cut, begun = small_state(tx)
@@ -106,6 +107,8 @@ def test_where_it_lies_on_devices():
     spread = jax.NamedSharding(mesh, jax.P(None, "data"))
     laid = jax.tree.map(lambda x: jax.device_put(x, spread) if x.ndim == 2 else x, PARAMS)
     small = deps().shrink(laid, CUT)
+    mask = deps().mask(laid, CUT)["up"]["kernel"]
+    assert mask.sharding.is_equivalent_to(spread, 2)
     assert small["up"]["kernel"].sharding.is_equivalent_to(spread, 2)
     whole = jax.NamedSharding(mesh, jax.P())
     assert small["down"]["kernel"].sharding.is_equivalent_to(whole, 2)  # 3 columns for 2 devices
