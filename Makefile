@@ -79,6 +79,7 @@ bench: $(VENV)/.ready-bench  ## measure against the rivals that can be installed
 	$(BIN)/python -m benchmarks
 
 PROOF := $(BIN)/python -m benchmarks.proof --seeds 3
+WITH_DATA := $(BIN)/python -m benchmarks.proof.with_data --seeds 3
 RESULTS := benchmarks/proof/results
 MOMENTUM_METHODS := dense fine-tuned gradual static SET RigL AC/DC "pruned at a tenth"
 TEXT_METHODS := dense one-shot "one-shot, uniform" "one-shot, global" fine-tuned gradual \
@@ -97,6 +98,10 @@ proof: $(VENV)/.ready-proof  ## train by every method, on real data, over seeds,
 	$(BIN)/python -m benchmarks.proof.show $(RESULTS)/mlp.json $(RESULTS)/conv.json $(RESULTS)/text.json \
 	  $(RESULTS)/mlp-momentum.json $(RESULTS)/mlp-long.json --picture docs/results.svg \
 	  --summary docs/pictures/accuracy.svg
+	$(WITH_DATA) --model text --steps 6000 --save $(RESULTS)/text-with-data.json
+	$(WITH_DATA) --model conv --steps 2000 --save $(RESULTS)/conv-with-data.json
+	$(BIN)/python -m benchmarks.proof.show_with_data $(RESULTS)/text-with-data.json \
+	  $(RESULTS)/conv-with-data.json --picture docs/pictures/with-data.svg
 
 clean:  ## remove environments, caches and built files
 	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_NEWEST) $(VENV_WHEEL) demo site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

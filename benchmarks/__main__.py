@@ -80,7 +80,7 @@ def _cells(row: Row, lines: Sequence[Line]) -> list[list[str]]:
 
 def _ratio(value: float) -> str:
     """A ratio for a person: small ones as fractions, for 1/62 reads as "62 times faster"."""
-    return f"1/{1 / value:.0f}" if value < 0.15 else f"{value:.3g}"
+    return f"1/{1 / value:.0f}" if 0 < value < 0.15 else f"{value:.3g}"
 
 
 def _bound(ratio: float, bound: float | None) -> str:

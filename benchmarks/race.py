@@ -30,6 +30,7 @@ class Contender(NamedTuple):
         weights: Divides the time, where contenders work on different amounts.
         module: The import without which they cannot run.
         on_host: Whether they stay on the CPU whatever the backend is.
+        warm_up: How many untimed calls come first; those that compile nothing may need none.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Contender(NamedTuple):
     weights: int = 1
     module: str = "jax"
     on_host: bool = False
+    warm_up: int = _WARM_UP
 
 
 class Line(NamedTuple):
@@ -92,7 +94,7 @@ def race(ours: Contender, rivals: Sequence[Contender], rounds: int) -> list[Line
     """
     field = [ours, *(rival for rival in rivals if is_installed(rival.module))]
     for contender in field:
-        for _ in range(_WARM_UP):
+        for _ in range(contender.warm_up):
             _timed(contender)
     times: list[list[float]] = [[] for _ in field]
     gc.collect()

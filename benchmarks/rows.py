@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 import jaxprune as jp
-from benchmarks import compiling, first_calls, memory, networks, training, zeros
+from benchmarks import compiling, first_calls, memory, networks, solving, training, zeros
 from benchmarks.race import Contender, Line, Row, race
 
 Host: TypeAlias = np.ndarray[Any, Any]
@@ -46,6 +46,7 @@ def all_rows() -> list[Row]:
         Row("report, with a mask", _report),
         *training.rows(),
         *zeros.rows(),
+        *solving.rows(),
     ]
 
 

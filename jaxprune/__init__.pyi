@@ -1,5 +1,6 @@
 from . import compat, extend, plot
-from ._allocation import allocate, erk, uniform
+from ._allocation.allocate import allocate, erk, uniform
+from ._allocation.outliers import OWL
 from ._errors import (
     BelowMinNonzero,
     EmptyTensor,
@@ -21,6 +22,12 @@ from ._specs.n_of_m import NM
 from ._specs.units import Block, Channels, Columns, Rows
 from ._specs.unstructured import Unstructured
 from ._where import Weights, any_leaf, is_weight
+from .calibration._calibrate import calibrate
+from .calibration._prune_with_data import prune_with_data
+from .calibration._refit import Refit
+from .calibration._sparsegpt import SparseGPT
+from .calibration._stats import Stats
+from .calibration._wanda import Wanda
 from .shrinking._coupled import Coupled
 from .shrinking._cut import Cut
 from .shrinking._dependencies import Dependencies, dependencies
@@ -51,6 +58,7 @@ __all__ = [
     "L2",
     "LCG",
     "NM",
+    "OWL",
     "Averaged",
     "BelowMinNonzero",
     "Block",
@@ -74,13 +82,16 @@ __all__ = [
     "PlanRow",
     "PruningError",
     "Random",
+    "Refit",
     "Rows",
     "Rule",
     "Schedule",
     "ScoreStats",
     "Sensitivity",
+    "SparseGPT",
     "SparsifyState",
     "SparsityReport",
+    "Stats",
     "StructureMismatch",
     "Taylor",
     "TaylorProxy",
@@ -88,6 +99,7 @@ __all__ = [
     "TopScore",
     "Unstructured",
     "Uses",
+    "Wanda",
     "Weights",
     "acdc",
     "allocate",
@@ -96,6 +108,7 @@ __all__ = [
     "at_random",
     "averaged",
     "by_gradient",
+    "calibrate",
     "compat",
     "constant",
     "current",
@@ -115,6 +128,7 @@ __all__ = [
     "plan",
     "plot",
     "prune",
+    "prune_with_data",
     "report",
     "rigl",
     "sensitivity",

@@ -4,6 +4,7 @@ A metric is a small frozen object that says what to compute; `scores_of` compute
 of a tree, and dispatches on the metric's type. A function of one array is a metric too.
 """
 
+import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Sequence
@@ -152,12 +153,13 @@ def importance(params: Any, metric: Metric) -> Any:
     Args:
         params: Any tree of arrays.
         metric: `L1()`, `L2()`, `TaylorProxy()`, `Random(key)`, `LCG(seed)`; of gradients
-            `Taylor(grads)`, `Fisher(grads)`, `Movement(grads)`; or a function that maps an array of
-            weights to an array of scores of the same shape.
+            `Taylor(grads)`, `Fisher(grads)`, `Movement(grads)`; of data `Wanda(stats)`,
+            `RIA(stats)`; or a function that maps an array of weights to an array of scores of the
+            same shape.
 
     Returns:
         A tree like `params` that holds scores where it holds floats, and None where it holds
-        anything else.
+        anything else, or a leaf of which the metric's stats know nothing.
 
     Raises:
         NoMatch: `params` holds no floating leaf.
@@ -176,8 +178,11 @@ def importance(params: Any, metric: Metric) -> Any:
             "array. Pass parameters, for example `variables['params']` or `nnx.state(model, "
             "nnx.Param)`."
         )
-    scores = iter(_written_out(metric, floats))
-    return rebuild(params, [next(scores) if is_prunable(leaf.value) else None for leaf in found])
+    known = [leaf for leaf in floats if is_scored(metric, leaf)] or floats
+    scores = dict(zip((leaf.path for leaf in known), _written_out(metric, known), strict=True))
+    return rebuild(
+        params, [scores.get(leaf.path) if is_prunable(leaf.value) else None for leaf in found]
+    )
 
 
 def ranked_by(metric: Metric, weights: Sequence[Leaf]) -> list[Ranked]:
@@ -213,6 +218,13 @@ def pointwise(metric: Any) -> Pointwise | None:
 
 
 @functools.singledispatch
+def is_scored(metric: Any, leaf: Leaf) -> bool:
+    """Whether `importance` has a score for a leaf: whether the metric knows of it."""
+    del metric, leaf
+    return True
+
+
+@functools.singledispatch
 def scores_of(metric: Any, weights: Sequence[Leaf]) -> list[jax.Array]:
     """The scores of leaves that hold floating arrays, one array a leaf, of its shape.
 
@@ -222,9 +234,12 @@ def scores_of(metric: Any, weights: Sequence[Leaf]) -> list[jax.Array]:
         hint = ""
         if isinstance(metric, type):
             name = metric.__name__
-            call = f"{name}()"
+            fields = dataclasses.fields(metric) if dataclasses.is_dataclass(metric) else ()
+            call = (
+                f"{name}({', '.join(f.name for f in fields if f.default is dataclasses.MISSING)})"
+            )
             if metric in get_args(OfGradients):
-                call = f"{name}(grads), or in training jp.averaged(jp.{name})"
+                call += f", or in training jp.averaged(jp.{name})"
             hint = f"{name} is a class: write {call}."
         raise PruningError(
             f"expected a metric such as jp.L1(), or a function from weights to scores, got "

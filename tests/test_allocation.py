@@ -353,3 +353,150 @@ def test_it_is_a_spec_as_it_stands_and_makes_others_by_a_map():
     for layer, units in (("big", 48), ("conv", 8), ("head", 3)):
         dead = ~np.asarray(mask[layer]["kernel"]).reshape(-1, units).any(0)
         assert dead.sum() == removed(found[layer]["kernel"], units)
+
+
+# --- by values and by data ----------------------------------------------------------------------
+
+
+def lamp_statement(params, budget):
+    """The masks of the lowest LAMP scores of all weights, in float64."""
+    scores = {}
+    for path, weights in params.items():
+        flat = np.abs(np.asarray(weights, np.float64)).reshape(-1)
+        for at, weight in enumerate(flat):
+            scores[path, at] = weight**2 / np.sum(flat[flat >= weight] ** 2)
+    gone = sorted(scores, key=scores.get)[:budget]
+    masks = {path: np.ones(weights.size, bool) for path, weights in params.items()}
+    for path, at in gone:
+        masks[path][at] = False
+    return {path: mask.reshape(params[path].shape) for path, mask in masks.items()}
+
+
+def three_leaves(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        "even": jnp.asarray(1 + 0.01 * rng.normal(size=(8, 12)), jnp.float32),
+        "normal": jnp.asarray(100 * rng.normal(size=(6, 5)), jnp.float32),
+        "wide": jnp.asarray(rng.standard_cauchy(size=(4, 9)), jnp.float32),
+    }
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 5), sparsity=st.floats(0, 31 / 32, width=32))
+def test_lamp_prunes_the_lowest_scores_of_all(seed, sparsity):
+    params = three_leaves(seed)
+    found = jp.allocate(params, sparsity, "lamp", where=jp.any_leaf)
+    expected = lamp_statement(params, removed(sparsity, total_size(params)))
+    mask = jp.make_mask(jax.tree.map(jnp.abs, params), found, where=jp.any_leaf)
+    for path in params:
+        np.testing.assert_array_equal(mask[path], expected[path])
+
+
+def test_lamp_by_hand():
+    """Squares 1, 4, 9 score 1/14, 4/13, 1; and 9, 9, 9, 9 score 1/4, 1/3, 1/2, 1."""
+    params = {"a": jnp.array([[1.0, -2.0, 3.0]]), "b": jnp.full((1, 4), -3.0)}
+    lost = [losses(params, jp.allocate(params, k / 7, "lamp", where=jp.any_leaf)) for k in range(6)]
+    assert lost == [[0, 0], [1, 0], [1, 1], [2, 1], [2, 2], [2, 3]]
+
+
+def test_lamp_meets_the_budget_with_zeros_ties_and_broken_weights():
+    params = {
+        "zeros": jnp.zeros((8, 8)),
+        "ones": jnp.ones((8, 8), jnp.bfloat16),
+        "broken": jnp.ones((8, 8)).at[0, 0].set(jnp.nan).at[0, 1].set(jnp.inf),
+    }
+    for sparsity in (0.0, 0.1, 0.33, 0.5, 0.9, 0.98):
+        found = jp.allocate(params, sparsity, "lamp", where=jp.any_leaf)
+        lost = dict(zip(sorted(params), losses(params, found), strict=True))
+        assert sum(lost.values()) == removed(sparsity, 192)
+        assert lost["zeros"] == min(removed(sparsity, 192), 63)
+
+
+@settings(max_examples=20)
+@given(leaves=leaf_shapes, sparsity=sparsities, seed=st.integers(0, 9))
+def test_lamp_meets_the_budget_to_the_weight(leaves, sparsity, seed):
+    assume(feasible(leaves, sparsity))
+    rng = np.random.default_rng(seed)
+    params = {f"w{i}": rng.normal(size=s).astype(np.float32) for i, s in enumerate(leaves)}
+    lost = losses(params, jp.allocate(params, sparsity, "lamp"))
+    assert sum(lost) == removed(sparsity, total_size(params))
+
+
+def outlying(fractions):
+    """Square matrices of ones with so many weights of 99, a model of them, and its stats."""
+    params = {}
+    for name, fraction in fractions.items():
+        weights = np.ones(400, np.float32)
+        weights[: int(400 * fraction)] = 99
+        params[name] = {"kernel": jnp.asarray(weights.reshape(20, 20))}
+
+    def model(params, x):
+        return [x @ layer["kernel"] for layer in params.values()]
+
+    return params, jp.calibrate(model, params, [(jnp.ones((2, 20)),)])
+
+
+def test_owl_is_denser_where_there_are_outliers():
+    """The paper: sparsities range over 2 lambda, in proportion to the ratio of outliers."""
+    params, stats = outlying({"a": 0.0, "b": 0.01, "c": 0.02, "d": 0.01})
+    found = {k: v["kernel"] for k, v in jp.allocate(params, 0.6, "owl", stats=stats).items()}
+    expected = {"a": 0.68, "b": 0.6, "c": 0.52, "d": 0.6}
+    assert {k: round(400 * s) for k, s in found.items()} == {
+        k: round(400 * s) for k, s in expected.items()
+    }
+    assert sum(losses(params, jp.allocate(params, 0.6, "owl", stats=stats))) == 960
+
+
+def test_owl_of_other_multiples_spreads_and_layers():
+    params, stats = outlying({"a": 0.0, "b": 0.01, "c": 0.02, "d": 0.01})
+
+    def shares(**options):
+        found = jp.allocate(params, 0.5, jp.OWL(**options), stats=stats)
+        return [round(400 * one["kernel"]) for one in found.values()]
+
+    assert shares(spread=0.2) == [280, 200, 120, 200]
+    assert shares(multiple=99.0) == shares(spread=0) == [200] * 4
+    assert shares(layer=lambda path: path[0] in "ab") == [232, 232, 168, 168]
+    # Beyond what a leaf can give, the others make up.
+    assert shares(spread=0.9) == [399, 201, 0, 200]
+
+
+@settings(max_examples=30)
+@given(sparsity=st.floats(0, 127 / 128, width=32), spread=st.floats(0, 0.99))
+def test_owl_meets_the_budget_to_the_weight(sparsity, spread):
+    params, stats = OUTLYING
+    found = jp.allocate(params, sparsity, jp.OWL(spread=spread), stats=stats)
+    assert sum(losses(params, found)) == removed(sparsity, 1200)
+
+
+OUTLYING = outlying({"a": 0.0, "b": 0.02, "c": 0.013})
+
+
+class TestMethodsThatReadValuesRefuse:
+    @pytest.mark.parametrize("method", ["lamp", "owl"])
+    def test_descriptions(self, method):
+        described = jax.eval_shape(lambda: OUTLYING[0])
+        stats = OUTLYING[1] if method == "owl" else None
+        with pytest.raises(jp.PruningError, match="expected arrays, got a description"):
+            jp.allocate(described, 0.5, method, stats=stats)
+
+    def test_tracers(self):
+        with pytest.raises(jp.PruningError, match="is a tracer, and allocate"):
+            jax.jit(lambda params: jp.allocate(params, 0.5, "lamp"))(OUTLYING[0])
+
+    def test_stats_that_are_missing_or_read_by_nothing(self):
+        with pytest.raises(jp.PruningError, match=r'"owl" needs stats=jp.calibrate.*got none'):
+            jp.allocate(OUTLYING[0], 0.5, "owl")
+        with pytest.raises(jp.PruningError, match=r'stats= is for "owl", and method is \'erk\''):
+            jp.allocate(OUTLYING[0], 0.5, "erk", stats=OUTLYING[1])
+        more = {**OUTLYING[0], "e": {"kernel": jnp.ones((4, 4))}}
+        with pytest.raises(jp.StructureMismatch, match="no stats of `e/kernel`"):
+            jp.allocate(more, 0.5, "owl", stats=OUTLYING[1])
+
+    def test_options_that_make_no_sense(self):
+        with pytest.raises(
+            jp.PruningError, match=r"spread is a number of 0 or more, below 1, got 2"
+        ):
+            jp.OWL(spread=2)
+        with pytest.raises(jp.PruningError, match="multiple is a number of 0 or more, got -1"):
+            jp.OWL(multiple=-1)

@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-_TITLES = {"mlp": "MLP, digits", "conv": "ConvNet, digits", "text": "Transformer, text"}
+TITLES = {"mlp": "MLP, digits", "conv": "ConvNet, digits", "text": "Transformer, text"}
 _LABELS = {"% right": "% correct", "nats a character": "loss, nats a character"}  # of the axes
 # Okabe and Ito's colours, which colour-blind readers can tell apart, and a marker besides.
 _STYLES = {
@@ -37,7 +37,7 @@ _COLUMNS = {
     "sparse during training": ("static", "SET", "RigL", "AC/DC", "gradual"),
 }
 _SUMMARY = ("one-shot", "RigL", "gradual, global")
-_INK = "#7f7f7f"  # readable on white and on black
+INK = "#7f7f7f"  # readable on white and on black
 _WIDTH = 7.2  # inches; at the width of a page 9 points are then 12 pixels
 
 
@@ -50,7 +50,7 @@ def main():
     results = [json.loads(path.read_text()) for path in options.files]
     print("\n\n".join(map(_table, results)))
     first = {result["model"]: result for result in reversed(results)}  # of each model
-    drawn = [first[model] for model in _TITLES if model in first]
+    drawn = [first[model] for model in TITLES if model in first]
     for path, picture in ((options.picture, _picture), (options.summary, _summary)):
         if path:
             picture(drawn).savefig(path, transparent=True, metadata={"Date": None})
@@ -66,27 +66,27 @@ def _table(result):
     lines += [["---"] * len(lines[0])]
     for name in names:
         cells = [found.get((name, s), found.get((name, 0.0))) for s in columns]
-        lines.append([name, *(_cell(cell, digits) for cell in cells)])
+        lines.append([name, *(cell(each, digits) for each in cells)])
     head = f"{result['model']}, {result['steps']} steps of {result['optimizer']}"
     return f"{head}: {result['unit']}\n\n" + "\n".join(f"| {' | '.join(c)} |" for c in lines)
 
 
-def _cell(found, digits):
+def cell(found, digits):
     """The mean over seeds, and half the distance between the best and the worst."""
     if found is None:
         return ""
     return f"{np.mean(found):.{digits}f} ± {np.ptp(found) / 2:.{digits}f}"
 
 
-def _figure(*shape, height, **options):
+def panels(*shape, height, **options):
     """A figure and its axes, in a style that is readable on a light and on a dark page."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
     mpl.rcParams.update(
-        {"svg.fonttype": "none", "svg.hashsalt": "jaxprune", "font.size": 9, "text.color": _INK}
-        | {f"{name}.color": _INK for name in ("xtick", "ytick")}
-        | {"axes.labelcolor": _INK, "axes.edgecolor": _INK, "axes.titlecolor": _INK}
+        {"svg.fonttype": "none", "svg.hashsalt": "jaxprune", "font.size": 9, "text.color": INK}
+        | {f"{name}.color": INK for name in ("xtick", "ytick")}
+        | {"axes.labelcolor": INK, "axes.edgecolor": INK, "axes.titlecolor": INK}
         | {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
     )
     size = (_WIDTH, height)
@@ -95,12 +95,12 @@ def _figure(*shape, height, **options):
 
 def _picture(results):
     """Every method: a row for each model, a column for each family of methods."""
-    figure, grid = _figure(len(results), 2, height=2.1 * len(results) + 1.2, sharey="row")
+    figure, grid = panels(len(results), 2, height=2.1 * len(results) + 1.2, sharey="row")
     for row, result in zip(grid, results, strict=True):
         for axes, names in zip(row, _COLUMNS.values(), strict=True):
             _lines(axes, result, names)
-            axes.set_title(_TITLES[result["model"]])
-        row[0].set_ylabel(_label(result))
+            axes.set_title(TITLES[result["model"]])
+        row[0].set_ylabel(label(result))
         # One-shot pruning falls too far to be drawn to scale with the rest: it leaves the panel.
         found = [
             np.mean(each["found"])
@@ -123,16 +123,16 @@ def _picture(results):
 def _summary(results):
     """Accuracy against sparsity for three methods, of the models that classify."""
     results = [result for result in results if result["higher_is_better"]]
-    figure, (row,) = _figure(1, len(results), height=2.7, sharey=True)
+    figure, (row,) = panels(1, len(results), height=2.7, sharey=True)
     for axes, result in zip(row, results, strict=True):
         _lines(axes, result, _SUMMARY)
-        axes.set(title=_TITLES[result["model"]], xlabel="sparsity", ylim=(0, 100))
-    row[0].set_ylabel(_label(results[0]))
+        axes.set(title=TITLES[result["model"]], xlabel="sparsity", ylim=(0, 100))
+    row[0].set_ylabel(label(results[0]))
     row[0].legend(frameon=False, loc="lower left")
     return figure
 
 
-def _label(result):
+def label(result):
     return _LABELS.get(result["unit"], result["unit"])
 
 
@@ -141,14 +141,14 @@ def _lines(axes, result, names):
     found = {(row["method"], row["sparsity"]): row["found"] for row in result["rows"]}
     sparsities = sorted({sparsity for _, sparsity in found if sparsity})
     places = [-np.log(1 - sparsity) for sparsity in sparsities]
-    axes.axhline(np.mean(found["dense", 0.0]), color=_INK, lw=1, ls="--", label="dense")
+    axes.axhline(np.mean(found["dense", 0.0]), color=INK, lw=1, ls="--", label="dense")
     for name in names:
         each = np.array([found[name, sparsity] for sparsity in sparsities])
         color, marker = _STYLES[name]
         axes.plot(places, each.mean(1), color=color, marker=marker, ms=4.5, lw=1.6, label=name)
         axes.fill_between(places, each.min(1), each.max(1), color=color, alpha=0.2, lw=0)
     axes.set_xticks(places, [f"{100 * sparsity:.0f} %" for sparsity in sparsities])
-    axes.grid(axis="y", color=_INK, alpha=0.25, lw=0.6)
+    axes.grid(axis="y", color=INK, alpha=0.25, lw=0.6)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import numpy as np
 from jax import lax
 
 from jaxprune._kernels.floats import HELD
-from jaxprune._kernels.ranked import Ranked
 
 LARGEST = 2**31 - 1  # scores that one count may span: it is an int32
 
@@ -106,16 +105,6 @@ def tally(hits: jax.Array, axes: Sequence[int], runs: int | None = None) -> jax.
         return jnp.sum(hits, axes, keepdims=True, dtype=jnp.int32)
     partial = lax.reduce(hits.astype(narrow), narrow(0), lax.add, (runs,))
     return jnp.sum(jnp.expand_dims(partial, runs), axes, keepdims=True, dtype=jnp.int32)
-
-
-@jax.jit  # leaves of one shape are traced once
-def count_before(ranked: Ranked, key: jax.Array, last: jax.Array | None = None) -> jax.Array:
-    """How many scores of a leaf lie before a cut: an int32 scalar."""
-    # Keys and positions are computed again in every pass. Without the barrier the compiler would
-    # compute them once, before the search, and keep those of all leaves in memory.
-    ranked, key, last, first = lax.optimization_barrier((ranked, key, last, jnp.int32(0)))
-    grid = fold(ranked.keys())
-    return grid.before(key, last, grid.positions(first)).reshape(())
 
 
 def positions(shape: Sequence[int], axes: Sequence[int], first: Any = 0) -> jax.Array:

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxprune._kernels.counting import Grid, counter_of, fold, key_at, positions, tally, top_of
+from jaxprune._kernels.counting import Grid, counter_of, fold, key_at, tally, top_of
 from jaxprune._kernels.floats import GONE, exponent, from_keys, keys, scaled_down, scaled_up
 from jaxprune._kernels.limbs import Limbs, split
-from jaxprune._kernels.pools import pool_cuts
+from jaxprune._kernels.pools import pool_masks
 from jaxprune._kernels.ranked import Ranked
 from jaxprune._kernels.samples import group_guesses
 from jaxprune._kernels.search import (
@@ -76,16 +76,7 @@ def pool_survivors(
 def _pool_survivors(
     leaves: list[Ranked], budgets: Limbs, most: jax.Array, *, pools: tuple[int, ...]
 ) -> list[jax.Array]:
-    keys, lasts = pool_cuts(leaves, pools, budgets, most)
-
-    return [~_before(leaf.keys(), keys[i], lasts[i]) for i, leaf in enumerate(leaves)]
-
-
-@jax.jit
-def _before(order: jax.Array, key: jax.Array, last: jax.Array) -> jax.Array:
-    """Which keys of a leaf lie before a cut."""
-    tied = positions(order.shape, range(order.ndim)) <= last
-    return order < key_at(key, order.dtype) + tied.astype(order.dtype)
+    return pool_masks(leaves, pools, budgets, most)
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "ties"))
@@ -223,18 +214,18 @@ def unit_scores(
 
 def _unit_scores(leaf: Ranked, view: tuple[int, ...], axes: tuple[int, ...], reduce: str) -> Ranked:
     viewed = jax.tree.map(lambda array: array.reshape(view), leaf)
-    scores, gone, held = viewed.scores(), viewed.gone, viewed.held
-    dead = None if gone is None else jnp.all(gone, axes, keepdims=True)
+    scores, alive, held = viewed.scores(), viewed.alive, viewed.held
+    living = None if alive is None else jnp.any(alive, axes, keepdims=True)
     safe = None if held is None else jnp.any(held, axes, keepdims=True)
     wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     if reduce == "max":
         order = keys(scores)
-        if gone is not None:
-            order = jnp.where(gone, GONE(order.dtype), order)
+        if alive is not None:
+            order = jnp.where(alive, order, GONE(order.dtype))
         order = jnp.max(order, axes, keepdims=True)
-        return Ranked(from_keys(order, scores.dtype), gone=dead, held=safe)
-    if gone is not None:
-        wide = jnp.where(gone, 0, wide)  # a unit is scored by what is left of it
+        return Ranked(from_keys(order, scores.dtype), alive=living, held=safe)
+    if alive is not None:
+        wide = jnp.where(alive, wide, 0)  # a unit is scored by what is left of it
     if reduce == "l2":
         # Squares are taken of numbers scaled to a magnitude below 2: of any others they would
         # overflow, or be flushed to zero.
@@ -245,11 +236,11 @@ def _unit_scores(leaf: Ranked, view: tuple[int, ...], axes: tuple[int, ...], red
         # Squared, the score that is below all others would be above them.
         lowest = jnp.any(wide == -jnp.inf, axes, keepdims=True)
         units = jnp.where(lowest, -jnp.inf, scaled_up(length, power))
-        return Ranked(units, gone=dead, held=safe)
+        return Ranked(units, alive=living, held=safe)
     units = jnp.sum(wide, axes, keepdims=True)
     if reduce == "mean":
         units = units / math.prod(view[axis] for axis in axes)
-    return Ranked(units, gone=dead, held=safe)
+    return Ranked(units, alive=living, held=safe)
 
 
 def _ranked_survivors(order: jax.Array, count: jax.Array) -> jax.Array:
@@ -269,9 +260,9 @@ def nth_lowest(leaves: Sequence[Ranked], rank: Limbs) -> jax.Array:
     """The score of a `rank`, counted from 1 up in limbs, among all of `leaves`, of one dtype."""
     sizes = [leaf.values.size for leaf in leaves]
     budgets, most = (rank[0][None], rank[1][None]), jnp.array(sizes, jnp.int32)
-    keys, lasts = pool_cuts(leaves, [0] * len(sizes), budgets, most)
+    kept = pool_masks(leaves, [0] * len(sizes), budgets, most)
     highest = [
-        jnp.max(jnp.where(_before(order, keys[i], lasts[i]), order, GONE(order.dtype)))
+        jnp.max(jnp.where(kept[i], GONE(order.dtype), order))
         for i, order in enumerate(leaf.keys() for leaf in leaves)
     ]
     return from_keys(jnp.stack(highest).max(), leaves[0].score_dtype)

@@ -74,16 +74,16 @@ def zeroed(weights: Array, kept: Array, out: Array | None = None) -> Array:
 
 def key_pieces(leaf: Ranked) -> Iterator[Array]:
     """The keys of a leaf's scores in row-major order, piece by piece."""
-    values, gone, held = (
+    values, alive, held = (
         None if array is None else np.asarray(array).reshape(-1)
-        for array in (leaf.values, leaf.gone, leaf.held)
+        for array in (leaf.values, leaf.alive, leaf.held)
     )
     assert values is not None
     for at in range(0, values.size, _PIECE):
         here = slice(at, at + _PIECE)
         order = keys(_scores(leaf, values[here]))
-        if gone is not None:
-            order[gone[here]] = 0
+        if alive is not None:
+            order[~alive[here]] = 0
         if held is not None:
             order[held[here]] = np.iinfo(order.dtype).max
         yield order
@@ -203,9 +203,9 @@ def survivors_along(leaf: Ranked, count: int, axis: int) -> Array:
     if not 0 < count < size:
         kept[...] = not count
         return kept
-    values, gone, held = (
+    values, alive, held = (
         None if array is None else np.moveaxis(np.asarray(array), axis, 0)
-        for array in (leaf.values, leaf.gone, leaf.held)
+        for array in (leaf.values, leaf.alive, leaf.held)
     )
     assert values is not None
     groups = max(1, _PIECE // size)
@@ -215,7 +215,7 @@ def survivors_along(leaf: Ranked, count: int, axis: int) -> Array:
             np.ascontiguousarray(values[here]),
             leaf.score,
             leaf.dtype,
-            None if gone is None else np.ascontiguousarray(gone[here]),
+            None if alive is None else np.ascontiguousarray(alive[here]),
             None if held is None else np.ascontiguousarray(held[here]),
         )
         order = all_keys(part).reshape(-1, size)
@@ -337,7 +337,7 @@ def _bracket(leaf: Ranked, count: int) -> tuple[Any, Any]:
     stride = size // _SAMPLE | 1
     thin = [
         None if array is None else np.asarray(array).reshape(-1)[::stride]
-        for array in (leaf.values, leaf.gone, leaf.held)
+        for array in (leaf.values, leaf.alive, leaf.held)
     ]
     sample = Ranked(thin[0], leaf.score, leaf.dtype, *thin[1:])
     order = np.sort(all_keys(sample))

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxprune._kernels.counting import count_before, counter_of, top_of
+from jaxprune._kernels.counting import counter_of, top_of
 from jaxprune._kernels.limbs import Limbs, as_float, minus, saturated, split
+from jaxprune._kernels.parts import counts_before, kept_after, parts_of
 from jaxprune._kernels.ranked import Ranked
 from jaxprune._kernels.samples import pool_guesses
 from jaxprune._kernels.search import (
@@ -81,10 +82,10 @@ class _Search(NamedTuple):
     leaf: CutSearch
 
 
-def pool_cuts(
+def pool_masks(
     leaves: Sequence[Ranked], pools: Sequence[int], budgets: Limbs, most: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Finds where each leaf is cut, so that every pool loses exactly its budget of lowest scores.
+) -> list[jax.Array]:
+    """Cuts every leaf so that each pool loses exactly its budget of lowest scores.
 
     Args:
         leaves: The leaves, with keys of one width, and at most `counting.LARGEST` scores each.
@@ -93,12 +94,13 @@ def pool_cuts(
         most: int32, how many scores each leaf loses at the most; together they can give the budget.
 
     Returns:
-        For each leaf the place of the cut's key, and the cut's position.
+        bool arrays like the leaves: False for what goes.
     """
     sizes = np.array([math.prod(leaf.values.shape) for leaf in leaves], np.int32)
     counter = counter_of(leaves[0].key_dtype)
     of = Pools(np.asarray(pools), budgets, most, sizes, counter)
-    guesses = pool_guesses(leaves, pools, as_float(budgets))
+    parts = parts_of(leaves)
+    guesses = pool_guesses(parts, pools, as_float(budgets), counter)
     tops = np.zeros(budgets[0].shape, counter)
     np.maximum.at(tops, of.member, [top_of(leaf.key_dtype) for leaf in leaves])
 
@@ -112,7 +114,7 @@ def pool_cuts(
         key, last = tried(search.leaf, leaf_at)
         key = jnp.where(search.sharing, key, pool_at[of.member])
         last = jnp.where(search.sharing, last, ALL)
-        counts = jnp.stack([count_before(leaf, key[i], last[i]) for i, leaf in enumerate(leaves)])
+        counts = counts_before(parts, key, last, search.turn >= 0)
         search = lax.cond(
             search.sharing,
             lambda: search._replace(
@@ -122,8 +124,8 @@ def pool_cuts(
         )
         return search._replace(turn=search.turn + 1)
 
-    found = lax.while_loop(unsettled, step, _begun(of, tops)).leaf
-    return found.key, found.last
+    found = lax.while_loop(unsettled, step, _begun(of, tops))
+    return kept_after(parts, found.leaf.key, found.leaf.last, found.turn >= 0)
 
 
 def _begun(of: Pools, tops: np.ndarray[Any, Any]) -> _Search:

@@ -5,7 +5,7 @@ it counts.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +35,7 @@ def _itself(scores: Any) -> Any:
 ITSELF = Pointwise(_itself, _itself)
 
 
-@node("values", "gone", "held")
+@node("values", "alive", "held")
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """The weights (or scores) of one leaf, and their order.
@@ -44,14 +44,14 @@ class Ranked:
         values: Floats of any shape.
         score: What makes scores of them.
         dtype: The dtype in which the scores are compared; None for their own.
-        gone: bool of the same shape, or None: where True, below every score.
-        held: The same: above every score.
+        alive: bool of the same shape, or None: where False, below every score.
+        held: The same: where True, above every score.
     """
 
     values: Any
     score: Pointwise = ITSELF
     dtype: Any = None
-    gone: Any = None
+    alive: Any = None
     held: Any = None
 
     @property
@@ -67,15 +67,27 @@ class Ranked:
         return jnp.dtype(f"int{8 * jnp.dtype(self.score_dtype).itemsize}")
 
     def scores(self) -> jax.Array:
-        """The scores, in the dtype in which they are compared, whatever is gone or held."""
+        """The scores, in the dtype in which they are compared, whatever is not alive or held."""
         scores = self.score.compiled(jax.lax.stop_gradient(self.values))
         return scores if self.dtype is None else scores.astype(self.dtype)
+
+    def once_more(self, zero: jax.Array) -> "Ranked":
+        """The same leaf, read through a 0 that the compiler does not know to be one.
+
+        A loop that gets a new 0 in each turn makes keys in each turn. They would be made before it,
+        and kept in memory, if they were the same in all turns. (A barrier around the leaf itself
+        would do as much, and would copy it.)
+
+        Args:
+            zero: An integer 0.
+        """
+        return replace(self, values=jnp.where(zero == 0, self.values, 0))
 
     def keys(self) -> jax.Array:
         """Integers of the same order."""
         order = keys(self.scores())
-        if self.gone is not None:
-            order = jnp.where(self.gone, GONE(order.dtype), order)
+        if self.alive is not None:
+            order = jnp.where(self.alive, order, GONE(order.dtype))
         if self.held is not None:
             order = jnp.where(self.held, HELD(order.dtype), order)
         return order

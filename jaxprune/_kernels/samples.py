@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxprune._kernels.counting import Grid, counter_of, fold, place_of
-from jaxprune._kernels.ranked import Ranked
+from jaxprune._kernels.counting import Grid, counter_of, fold
+from jaxprune._kernels.parts import Alone, Parts, Sizes, leaf_order
 
 Guesses: TypeAlias = tuple[jax.Array, ...]
 Counter: TypeAlias = Callable[[jax.Array], jax.Array]
@@ -25,19 +25,20 @@ _SPREAD = 2.5  # standard deviations of the sample's rank that the bracket allow
 _LEAST = 32  # indices of an axis that a sample keeps
 
 
-def pool_guesses(leaves: Sequence[Ranked], pools: Sequence[int], rank: jax.Array) -> Guesses:
+def pool_guesses(parts: Parts, pools: Sequence[int], rank: jax.Array, counter: Any) -> Guesses:
     """Two places for the cut of each pool of leaves; none where all leaves are small.
 
     Args:
-        leaves: The leaves, with keys of one width.
+        parts: The leaves, with keys of one width.
         pools: The pool of each.
         rank: float32, how many scores of each pool go.
+        counter: The unsigned type of places.
     """
-    sizes = np.array([math.prod(leaf.values.shape) for leaf in leaves], np.float32)
+    sizes = np.concatenate([part.sizes for part in parts])[leaf_order(parts)].astype(np.float32)
     if sizes.max() <= 2 * _SAMPLE:
         return ()
     # Samples may be laid side by side where no other device holds a part of them.
-    count, kept = (_side_by_side if jax.device_count() == 1 else _in_place)(leaves)
+    count, kept = (_side_by_side if jax.device_count() == 1 else _in_place)(parts)
     member = np.asarray(pools)
 
     def total(places: jax.Array) -> jax.Array:
@@ -45,7 +46,7 @@ def pool_guesses(leaves: Sequence[Ranked], pools: Sequence[int], rank: jax.Array
         return jax.ops.segment_sum(weighted, member, rank.size)
 
     group, taken = (np.bincount(member, of).astype(np.float32) for of in (sizes, kept))
-    return _bracket(total, rank, group, taken, counter_of(leaves[0].key_dtype))
+    return _bracket(total, rank, group, taken, counter)
 
 
 def group_guesses(grid: Grid, rank: jax.Array) -> Guesses:
@@ -87,12 +88,13 @@ def _bracket(total: Counter, rank: jax.Array, group: Any, taken: Any, counter: A
     return low - (low > 0), place((rank + margin).clip(1, group))
 
 
-def _side_by_side(leaves: Sequence[Ranked]) -> tuple[Counter, np.ndarray]:
+def _side_by_side(parts: Parts) -> tuple[Counter, Sizes]:
     """What counts the sampled keys up to a place of each leaf, and how many there are of each."""
-    rows = [_row(leaf) for leaf in leaves]
-    longest = max(row.size for row in rows)
-    places = jnp.stack([jnp.pad(row, (0, longest - row.size)) for row in rows])
-    kept = np.array([row.size for row in rows])
+    samples, counts = zip(*(part.sample(_SAMPLE) for part in parts), strict=True)
+    longest = max(sample.shape[1] for sample in samples)
+    padded = [jnp.pad(s, ((0, 0), (0, longest - s.shape[1]))) for s in samples]
+    order = leaf_order(parts)
+    places, kept = jnp.concatenate(padded)[order], np.concatenate(counts)[order]
     padding = lax.broadcasted_iota(jnp.int32, places.shape, 1) >= kept[:, None]
 
     def count(at: jax.Array) -> jax.Array:
@@ -101,18 +103,9 @@ def _side_by_side(leaves: Sequence[Ranked]) -> tuple[Counter, np.ndarray]:
     return count, kept.astype(np.float32)
 
 
-@jax.jit
-def _row(leaf: Ranked) -> jax.Array:
-    """The places of a strided sample of a leaf's keys."""
-    flat = jax.tree.map(lambda array: array.reshape(-1), leaf)
-    # An odd stride meets all columns of a matrix: few have an odd number of them.
-    stride = flat.values.size // _SAMPLE | 1
-    return place_of(jax.tree.map(lambda array: array[::stride], flat).keys())
-
-
-def _in_place(leaves: Sequence[Ranked]) -> tuple[Counter, np.ndarray]:
-    """The same of leaves that are spread over devices."""
-    grids = [fold(leaf.keys()) for leaf in leaves]
+def _in_place(parts: Parts) -> tuple[Counter, Sizes]:
+    """The same of leaves that are spread over devices, each a part."""
+    grids = [fold(part.leaf.keys()) for part in parts if isinstance(part, Alone)]
     thin = [_thinned(grid, grid.size // _SAMPLE) for grid in grids]
 
     def count(at: jax.Array) -> jax.Array:

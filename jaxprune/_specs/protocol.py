@@ -129,8 +129,8 @@ def as_spec(value: Any) -> Any:
 
 
 def _rankable(leaf: Ranked) -> jax.Array:
-    """Scores in which what is gone ranks lowest and what is held highest."""
+    """Scores in which what is not alive ranks lowest and what is held highest."""
     scores = leaf.scores()
-    if leaf.gone is not None:
-        scores = jnp.where(leaf.gone, -jnp.inf, scores)
+    if leaf.alive is not None:
+        scores = jnp.where(leaf.alive, scores, -jnp.inf)
     return scores if leaf.held is None else jnp.where(leaf.held, jnp.inf, scores)

@@ -150,16 +150,19 @@ def _(spec: Unstructured, works: Sequence[Work]) -> list[jax.Array]:
 
 
 def _along(spec: Unstructured, leaf: Ranked) -> jax.Array:
-    wanted = leaf_budget(spec, leaf.values.shape)
+    wanted, ndim = leaf_budget(spec, leaf.values.shape), leaf.values.ndim
     assert spec.along is not None
+    if not wanted.known or on_host(leaf) is None:
+        # Several axes stay as many as they are: merged, they could not stay sharded.
+        several = (spec.along,) if isinstance(spec.along, int) else spec.along
+        kept = {axis % ndim for axis in several}
+        axes = tuple(axis for axis in range(ndim) if axis not in kept)
+        return device.group_survivors(leaf, wanted.as_int32(), axes=axes)
 
     def mask(leaf: Ranked, axis: int) -> Any:
-        here = on_host(leaf) if wanted.known else None
-        if here is not None:
-            return from_host(host.survivors_along(here, int(wanted), axis), leaf.values)
-        ndim = leaf.values.ndim
-        axes = tuple(other for other in range(ndim) if other != axis % ndim)
-        return device.group_survivors(leaf, wanted.as_int32(), axes=axes)
+        here = on_host(leaf)
+        assert here is not None
+        return from_host(host.survivors_along(here, int(wanted), axis), leaf.values)
 
     return with_one_axis(mask, leaf, spec.along)
 

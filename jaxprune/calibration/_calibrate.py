@@ -1,56 +1,30 @@
 """Runs a model over batches, and gathers what each of its weights is multiplied with."""
 
-import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Sized
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxprune._errors import NoMatch, Problem, PruningError, StructureMismatch, raise_problems
-from jaxprune._tree import Leaf, leaves, node
-from jaxprune._where import Where, dense_reasons
-from jaxprune.calibration import _statistics
-from jaxprune.tracing._activations import run_measured
-from jaxprune.tracing._matrices import spread
-from jaxprune.tracing._trace import Program, arrays_of, read
-from jaxprune.tracing._walk import Met
-
-Gather = Literal["squares", "gram"]
-
-
-@node("sums")
-@dataclasses.dataclass(frozen=True, eq=False)
-class Stats:
-    """Sums over activations, for each leaf that a product or a convolution reads.
-
-    Those of two runs are added by `+`: a tree of arrays, it can be saved and loaded as one.
-
-    Attributes:
-        sums: For each leaf by its path: of "squares", sum_p x_p^2, in a shape that broadcasts
-            against the leaf, 1 along its outputs; of "gram", sum_p x_p x_p^T,
-            [*turns, batch, in, in], inputs in the order of the array that the product reads.
-        gather: "squares" or "gram".
-    """
-
-    sums: dict[str, jax.Array]
-    gather: Gather
-
-    def __add__(self, other: "Stats") -> "Stats":
-        """The sums over both runs' batches.
-
-        Raises:
-            StructureMismatch: They are not of the same leaves, or not of the same kind.
-        """
-        mine, theirs = (
-            {path: x.shape for path, x in stats.sums.items()} for stats in (self, other)
-        )
-        if mine != theirs or self.gather != other.gather:
-            raise StructureMismatch(
-                f"stats of {self.gather} of {len(mine)} leaves and of {other.gather} of "
-                f"{len(theirs)} do not add up: gather both of the same model, with one where=."
-            )
-        return Stats({p: x + other.sums[p] for p, x in self.sums.items()}, self.gather)
+from jaxprune._tree import Leaf, is_array, leaves, some
+from jaxprune._where import Where, dense_reasons, is_weight
+from jaxprune.calibration import _progress
+from jaxprune.calibration._gathering import (
+    MAX_BYTES,
+    Gathering,
+    add,
+    chosen_pieces,
+    compiled,
+    gathering_of,
+    refuse_infinite,
+    refuse_large,
+)
+from jaxprune.calibration._pieces import Piece
+from jaxprune.calibration._statistics import Gather, Sums
+from jaxprune.calibration._stats import Stats, stats_of
+from jaxprune.tracing._trace import arrays_of, read
+from jaxprune.tracing._uses import Uses
 
 
 def calibrate(
@@ -60,124 +34,193 @@ def calibrate(
     *,
     gather: Gather = "squares",
     where: Where | None = None,
+    uses: Uses | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> Stats:
     """Runs a model over batches, and gathers what each of its weights is multiplied with.
 
-    One program is compiled for all batches of one shape. The model's results are thrown away.
+    One program is compiled for all batches of one shape; a batch of another shape has one of its
+    own, and counts as its positions do. The model's results are thrown away. Sums are float32
+    products at the highest precision, whatever the model computes in. Leaves that read one
+    activation, as queries, keys and values do, share one statistic.
+
+    Params and batches may be spread over devices. On a terminal that has tqdm a bar shows the
+    batches. A warning names matrices that met no data, as an expert to which nothing is routed.
 
     Args:
         f: The function, called as `f(params, *batch)`.
         params: Its parameters.
-        batches: Tuples of inputs.
-        gather: "squares", the sum of squares of each input, or "gram", the sum of the products of
-            each pair of inputs.
-        where: Which leaves, a predicate or path patterns; all that products and convolutions read,
-            if not given.
+        batches: Tuples of inputs, from any iterable; each is read once.
+        gather: "squares", the sum of squares of each input, which is what `Wanda` needs; or "gram",
+            the sum of the products of each pair of inputs, in squares of 4 bytes for each pair.
+        where: Which leaves, a predicate or path patterns; all that products and convolutions read
+            with the inputs, if not given.
+        uses: What `trace` read from the model: leaves that it calls products or convolutions are
+            in scope, and it must say of them what this run finds.
+        max_bytes: How much memory the Grams may take together.
 
     Returns:
-        The sums, for each leaf.
+        The sums, by leaf.
 
     Raises:
         NoMatch: There is no batch, or no leaf to gather for.
-        PruningError: A leaf is read in several different ways, or an activation is not finite.
+        PruningError: A leaf is read in several different ways, an activation is not finite, or the
+            Grams would take more than `max_bytes`.
+        StructureMismatch: `uses` is of another model.
 
     Examples:
         >>> import jax.numpy as jnp
+        >>> import jaxprune as jp
         >>> def model(params, x):
         ...     return x @ params["kernel"]
         >>> batches = [(jnp.ones((2, 3)),), (jnp.ones((1, 3)),)]
-        >>> stats = calibrate(model, {"kernel": jnp.ones((3, 4))}, batches)
-        >>> stats.sums["kernel"]
+        >>> stats = jp.calibrate(model, {"kernel": jnp.ones((3, 4))}, batches)
+        >>> stats.squares["kernel"]
         Array([[3.],
                [3.],
                [3.]], dtype=float32)
+        >>> print(stats)
+        leaf    shape  matrices  inputs  positions  gathered
+        ----------------------------------------------------
+        kernel    3x4         1       3          3  squares
     """
     if gather not in ("squares", "gram"):
         raise PruningError(f'gather={gather!r} is neither "squares" nor "gram".')
-    compiled: dict[Any, Callable[[list[Any]], dict[str, jax.Array]]] = {}
-    total: Stats | None = None
-    for batch in batches:
-        if not isinstance(batch, tuple):
-            raise PruningError(
-                f"a batch is a tuple of inputs, got {type(batch).__name__}: write [(x,), ...]."
-            )
-        arrays = arrays_of(params, batch)
-        key = tuple((jnp.shape(x), jnp.result_type(x)) for x in arrays)
-        if key not in compiled:
-            compiled[key] = _gathering(read(f, params, *batch), params, gather, where)
-        found = Stats(compiled[key](arrays), gather)
-        total = found if total is None else total + found
-    if total is None:
+    gathering, total = gathered(
+        f,
+        params,
+        batches,
+        gather=gather,
+        is_in_scope=scope(params, where, uses),
+        uses=uses,
+        max_bytes=max_bytes,
+    )
+    stats = stats_of(gathering, total, gather)
+    warn_unreached(stats)
+    return stats
+
+
+def gathered(
+    f: Callable[..., Any],
+    params: Any,
+    batches: Iterable[tuple[Any, ...]],
+    *,
+    gather: Gather,
+    is_in_scope: Callable[[str], bool],
+    uses: Uses | None,
+    max_bytes: int,
+) -> tuple[Gathering, list[Sums]]:
+    """What `calibrate` does, with the sums as they are shared."""
+    known: dict[Hashable, Callable[[list[Any]], list[Sums]]] = {}
+    first: Gathering | None = None
+    total: list[Sums] | None = None
+    length = len(batches) if isinstance(batches, Sized) else None
+    with _progress.shown("calibrate", length, "batch") as bar:
+        for batch in batches:
+            check_batch(batch)
+            kind = kind_of(params, batch)
+            if kind not in known:
+                program = read(f, params, *batch)
+                gathering = gathering_of(program, chosen_pieces(program, is_in_scope))
+                agree(uses, gathering.pieces)
+                first = first or gathering
+                refuse_other(first, gathering)
+                if gather == "gram":
+                    refuse_large(gathering, max_bytes)
+                known[kind] = compiled(program, gathering, gather)
+            found = known[kind](arrays_of(params, batch))
+            total = found if total is None else add(total, found)
+            bar.update(1)
+    if first is None or total is None:
         raise NoMatch("there is no batch to calibrate with: pass [(inputs, ...), ...].")
+    refuse_infinite(first, total)
+    return first, total
+
+
+def scope(params: Any, where: Where | None, uses: Uses | None) -> Callable[[str], bool]:
+    """Says of a path whether its leaf is asked for."""
+    found = leaves(params)
+    if uses is not None:
+        traced = {leaf.path: tuple(leaf.value.shape) for leaf in uses.leaves}
+        raise_problems(
+            Problem(
+                StructureMismatch,
+                f"{leaf.name} of shape {tuple(leaf.value.shape)} is not in uses: pass "
+                "uses=jp.trace(f, params, *inputs) of these params, or leave uses out.",
+            )
+            for leaf in found
+            if is_array(leaf.value) and traced.get(leaf.path) != tuple(leaf.value.shape)
+        )
+    if where is None:
+        where = is_weight if uses is not None else (lambda *_: True)
+    reasons = dense_reasons(found, where, uses)
+    paths = {leaf.path for leaf, why in zip(found, reasons, strict=True) if not why}
+    return lambda path: path in paths
+
+
+def agree(uses: Uses | None, pieces: Iterable[Piece]) -> None:
+    """Refuses `uses` that say something else than this program.
+
+    Raises:
+        StructureMismatch: Naming the leaves.
+    """
+    if uses is None:
+        return
+    said = {
+        path: {row.input_axes for row in uses.of(path) if row.is_contraction}
+        for path in {piece.leaf.path for piece in pieces}
+    }
     raise_problems(
         Problem(
-            PruningError,
-            f"an activation that meets {Leaf(path, None).name} is not finite: look for NaN and "
-            "infinity in the batches and in params, or leave the leaf out with where=.",
+            StructureMismatch,
+            f"{piece.leaf.name} is summed over axes {piece.form.axes('input')} with this batch, "
+            f"and uses says {sorted(said[piece.leaf.path])}: trace the same function.",
         )
-        for path, one in total.sums.items()
-        if not bool(jnp.isfinite(one).all())
+        for piece in pieces
+        if piece.form.axes("input") not in said[piece.leaf.path]
     )
-    return total
 
 
-def _gathering(
-    program: Program, params: Any, gather: Gather, where: Where | None
-) -> Callable[[list[Any]], dict[str, jax.Array]]:
-    """The compiled function of all arrays that gives one batch's sums by path."""
-    chosen = _chosen(program, params, where)
-    measure = _statistics.squares if gather == "squares" else _statistics.gram
-
-    def gathered(arrays: list[Any]) -> dict[str, jax.Array]:
-        _, found = run_measured(program.jaxpr, arrays, chosen, measure)
-        sums: dict[str, jax.Array] = {}
-        for met, one in zip(chosen, found, strict=True):
-            leaf = program.leaves[met.part.leaf]
-            laid = _over(met, one, leaf.value) if gather == "squares" else one
-            sums[leaf.path] = sums[leaf.path] + laid if leaf.path in sums else laid
-        return sums
-
-    return jax.jit(gathered)
-
-
-def _chosen(program: Program, params: Any, where: Where | None) -> list[Met]:
-    """Where to measure: the contractions of the leaves in scope, each read in one way only."""
-    reasons = dense_reasons(leaves(params), (lambda *_: True) if where is None else where)
-    scope = {leaf.path for leaf, why in zip(leaves(params), reasons, strict=True) if not why}
-    ways: dict[int, set[Any]] = {}
-    chosen = []
-    for met in program.met:
-        roles = met.roles
-        if roles is None or met.use not in ("product", "convolution") or not met.with_data:
-            continue
-        if program.leaves[met.part.leaf].path in scope:
-            way = met.part.moves, roles.batch, roles.output, roles.input
-            ways.setdefault(met.part.leaf, set()).add(way)
-            chosen.append(met)
-    raise_problems(
-        Problem(
-            PruningError,
-            f"{program.leaves[leaf].name} is read in {len(found)} different ways, and what it is "
-            "multiplied with has no one meaning: leave it out with where=.",
+def check_batch(batch: Any) -> None:
+    """Refuses what is not a tuple of inputs."""
+    if not isinstance(batch, tuple):
+        raise PruningError(
+            f"a batch is a tuple of inputs, got {type(batch).__name__}: write [(x,), ...]."
         )
-        for leaf, found in ways.items()
-        if len(found) > 1
-    )
-    if not chosen:
-        raise NoMatch(
-            "no product or convolution with the inputs reads a leaf in scope: print(jp.trace(f, "
-            "params, *inputs)) shows what each leaf is used for."
+
+
+def kind_of(params: Any, batch: tuple[Any, ...]) -> Hashable:
+    """Batches of one kind share one program: arrays of the same types, and equal other values."""
+    found = leaves((params, batch))
+    return tuple((leaf.path, _type(leaf)) for leaf in found), jax.tree.structure(batch)
+
+
+def _type(leaf: Leaf) -> Hashable:
+    if is_array(leaf.value):
+        return jax.typeof(leaf.value)
+    return leaf.value if isinstance(leaf.value, Hashable) else id(leaf.value)
+
+
+def warn_unreached(stats: Stats) -> None:
+    """Warns of matrices that met no data."""
+    silent = stats.unreached()
+    if silent:
+        paths = [
+            path if not of > 1 else f"{path} ({count} of {of} matrices)"
+            for path, (count, of) in silent.items()
+        ]
+        warnings.warn(
+            f"no data has reached {some(paths)}: their inputs were all zero. More batches may "
+            "reach them; until then nothing tells their weights apart but the weights themselves.",
+            stacklevel=3,
         )
-    return chosen
 
 
-def _over(met: Met, found: jax.Array, leaf: Any) -> jax.Array:
-    """Sums of squares in the layout of the leaf, 1 along the axes of outputs that share them."""
-    laid, dims, roles = spread(met, found, leaf), met.part.dims, met.roles
-    assert dims is not None
-    assert roles is not None
-    of_output = {axis for k in roles.output for axis in dims[k].axes}
-    others = {a for k in (*roles.input, *roles.batch) for a in dims[k].axes} | {*met.part.batch}
-    shared = tuple(sorted(of_output - others)) if roles.groups == 1 else ()
-    # Where only a part of the outputs is read, the rest is zero.
-    return jnp.max(laid, axis=shared, keepdims=True)
+def refuse_other(first: Gathering, other: Gathering) -> None:
+    if first.signature != other.signature:
+        mine, theirs = ({piece.leaf.path for piece in each.pieces} for each in (first, other))
+        raise StructureMismatch(
+            "this batch makes the function another model than the first did: "
+            f"{some(sorted(mine ^ theirs))} read what others do not, or not what they did. "
+            "Calibrate with batches that run the same layers."
+        )

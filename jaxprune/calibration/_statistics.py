@@ -1,28 +1,70 @@
 """What is gathered of the activations that meet a leaf in one product or convolution.
 
-`squares` gives sum_p x_p^2 for each input, [batch, in]; `gram` gives sum_p x_p x_p^T for each pair
-of them, [batch, in, in]: p runs over the positions at which the leaf is applied, `batch` over its
+`squares` sums x_p^2 for each input, [batch, in]; `gram` sums x_p x_p^T for each pair of them,
+[batch, in, in]: p runs over the positions at which the leaf is applied, `batch` over its
 independent matrices (experts, groups of a convolution), and inputs come in the operand's order.
-Everything is summed in float32 at the highest precision, whatever the model computes in.
+Everything is summed in float32 at the highest precision, whatever the model computes in. Of an
+equation's operands only the shape is read of the one that holds the leaf.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxprune.tracing import _jax
 from jaxprune.tracing._readings import Roles
 from jaxprune.tracing._walk import Met
 
+Gather: TypeAlias = Literal["squares", "gram"]
+
 _EXACT = lax.Precision.HIGHEST
 
 
-def squares(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
+class Sums(NamedTuple):
+    """What one activation adds up to.
+
+    Attributes:
+        sums: [*turns, batch, in] or [*turns, batch, in, in], float32.
+        count: How many positions, [*turns, batch], float32: exact up to 2^24, and beyond it as
+            good as the sums are.
+    """
+
+    sums: Any
+    count: Any
+
+
+def measure_of(gather: Gather) -> Callable[[Met, Sequence[Any]], Sums]:
+    """The function of a `Met` and the operands of its equation that gathers one or the other."""
+    measure = squares if gather == "squares" else gram
+
+    def measured(met: Met, operands: Sequence[Any]) -> Sums:
+        mesh = jax.typeof(operands[1 - met.operand]).sharding.mesh
+        at = [k for k in range(len(operands)) if k != met.operand]
+
+        def sums(*arrays: jax.Array) -> Sums:
+            every = dict(zip(at, arrays, strict=True)) | {met.operand: operands[met.operand]}
+            ordered = [every[k] for k in range(len(operands))]
+            return Sums(measure(met, ordered), positions(met, ordered))
+
+        arrays = [operands[k] for k in at]
+        if AxisType.Explicit not in mesh.axis_types:
+            return sums(*arrays)
+        # How the sums are reached is left to the compiler; then they lie on every device.
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        on_all = jax.sharding.auto_axes(sums, out_sharding=Sums(everywhere, everywhere))
+        found: Sums = on_all(*arrays)
+        return found
+
+    return measured
+
+
+def squares(met: Met, operands: Sequence[Any]) -> jax.Array:
     """The sum of squares of each input, [batch, in]."""
     equation, roles, x = _read(met, operands)
     sizes = _jax.group_sizes(equation, operands)
@@ -33,10 +75,10 @@ def squares(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
     batch, rest, into = _ordered_dims(roles, x)
     x = jnp.transpose(x, (*batch, *rest, *into))
     sums = jnp.sum(x * x, axis=tuple(range(len(batch), len(batch) + len(rest))))
-    return _everywhere(sums).reshape(_size(x, range(len(batch))), -1)
+    return sums.reshape(_size(x, range(len(batch))), -1)
 
 
-def gram(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
+def gram(met: Met, operands: Sequence[Any]) -> jax.Array:
     """The sum of products of each pair of inputs, [batch, in, in]."""
     equation, roles, x = _read(met, operands)
     sizes = _jax.group_sizes(equation, operands)
@@ -44,12 +86,10 @@ def gram(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
         return jnp.einsum("pb,pi,pj->bij", _members(x, sizes), x, x, precision=_EXACT)
     if met.use == "convolution":
         rows = _patches(met, operands)
-        return jnp.einsum("bpi,bpj->bij", rows, rows, precision=_EXACT)
+        return jnp.einsum("bpqi,bpqj->bij", rows, rows, precision=_EXACT)
     batch, rest, into = _ordered_dims(roles, x)
     # Positions and inputs stay as many axes as they are: joined, they could not stay sharded.
-    found = lax.dot_general(
-        x, x, ((rest, rest), (batch, batch)), precision=_EXACT, out_sharding=_sharding(x)
-    )
+    found = lax.dot_general(x, x, ((rest, rest), (batch, batch)), precision=_EXACT)
     count, size = _size(x, batch), _size(x, into)
     left = [k for k in range(x.ndim) if k in into]
     order = [len(batch) + left.index(k) for k in into]
@@ -57,31 +97,46 @@ def gram(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
     return jnp.transpose(found, twice).reshape(count, size, size)
 
 
-def _read(met: Met, operands: Sequence[jax.Array]) -> tuple[JaxprEqn, Roles, jax.Array]:
+def positions(met: Met, operands: Sequence[Any]) -> jax.Array:
+    """At how many positions each matrix is applied, [batch]."""
+    equation, roles, x = met.place.equations[-1], met.roles, operands[1 - met.operand]
+    assert roles is not None
+    sizes = _jax.group_sizes(equation, operands)
+    if sizes is not None:
+        return jnp.asarray(sizes, jnp.float32)
+    if met.use == "convolution":
+        numbers = _jax.convolution_options(equation)["dimension_numbers"]
+        shape = _jax.shape_of(equation.outvars[0])
+        outside = math.prod(shape[k] for k in (numbers.out_spec[0], *numbers.out_spec[2:]))
+        return jnp.full(roles.groups, outside, jnp.float32)
+    batch, rest, _ = _ordered_dims(roles, x)
+    return jnp.full(_size(x, batch), _size(x, rest), jnp.float32)
+
+
+def inputs(met: Met) -> tuple[int, int]:
+    """How many matrices of a turn, and how many inputs each has."""
+    roles, shape = met.roles, _jax.shape_of(met.place.equations[-1].invars[met.operand])
+    assert roles is not None
+    return (
+        math.prod(shape[k] for k in roles.batch) * roles.groups,
+        math.prod(shape[k] for k in roles.input),
+    )
+
+
+def _read(met: Met, operands: Sequence[Any]) -> tuple[JaxprEqn, Roles, jax.Array]:
     assert met.roles is not None
     x = jnp.asarray(operands[1 - met.operand], jnp.float32)
     return met.place.equations[-1], met.roles, x
 
 
-def _ordered_dims(roles: Roles, x: jax.Array) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+def _ordered_dims(roles: Roles, x: Any) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
     """The dimensions of what a product multiplies a leaf with: batch, positions, inputs."""
     met = (*roles.other_batch, *roles.other_input)
     return roles.other_batch, [k for k in range(x.ndim) if k not in met], roles.other_input
 
 
-def _size(x: jax.Array, dims: Iterable[int]) -> int:
+def _size(x: Any, dims: Iterable[int]) -> int:
     return math.prod(x.shape[k] for k in dims)
-
-
-def _sharding(x: jax.Array) -> NamedSharding | None:
-    """Where a statistic of `x` lies: on all devices, where the program itself says so of arrays."""
-    mesh = jax.typeof(x).sharding.mesh
-    return NamedSharding(mesh, PartitionSpec()) if AxisType.Explicit in mesh.axis_types else None
-
-
-def _everywhere(x: jax.Array) -> jax.Array:
-    sharding = _sharding(x)
-    return x if sharding is None else reshard(x, sharding)
 
 
 def _members(x: jax.Array, sizes: jax.Array) -> jax.Array:
@@ -91,7 +146,7 @@ def _members(x: jax.Array, sizes: jax.Array) -> jax.Array:
     return ((at < ends) & (at >= ends - sizes)).astype(jnp.float32)
 
 
-def _convolved_squares(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
+def _convolved_squares(met: Met, operands: Sequence[Any]) -> jax.Array:
     """The gradient of a convolution of x^2 with respect to its kernel, all outputs weighing 1.
 
     It sums, for each tap and input channel, the squares that the tap meets: no patches are made.
@@ -112,8 +167,8 @@ def _convolved_squares(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
     return jnp.transpose(found, (out, *roles.input)).reshape(roles.groups, -1)
 
 
-def _patches(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
-    """What a convolution multiplies its kernel with, [groups, positions, in]."""
+def _patches(met: Met, operands: Sequence[Any]) -> jax.Array:
+    """What a convolution multiplies its kernel with, [groups, batch, positions, in]."""
     equation, roles, x = _read(met, operands)
     options, kernel = _jax.convolution_options(equation), operands[met.operand].shape
     numbers = options["dimension_numbers"]
@@ -125,4 +180,4 @@ def _patches(met: Met, operands: Sequence[jax.Array]) -> jax.Array:
     # In the operand's order, whatever it is, and positions before it.
     inputs = [2 + order.index(k) for k in roles.input]
     found = jnp.transpose(found, (1, 0, found.ndim - 1, *inputs))
-    return found.reshape(roles.groups, found.shape[1] * found.shape[2], -1)
+    return found.reshape(*found.shape[:3], -1)

@@ -191,7 +191,7 @@ def _survivors(
 
 
 def _unit_scores(model: Model, name: str, ranked: dict[int, Ranked]) -> Ranked:
-    """The scores of a group's units, those below gone that are gone in all of their leaves."""
+    """The scores of a group's units; those of which nothing is alive rank below all others."""
     unit, group = model.blocks[name], model.groups[name]
     scores = jnp.zeros(group.units, jnp.float32)
     alive, held = (jnp.zeros(group.units, bool) for _ in range(2))
@@ -199,9 +199,8 @@ def _unit_scores(model: Model, name: str, ranked: dict[int, Ranked]) -> Ranked:
         leaf = ranked[k]
         others = tuple(a for a in range(leaf.values.ndim) if a != axis)
         values = leaf.scores().astype(jnp.float32)
-        if leaf.gone is not None:
-            values = jnp.where(leaf.gone, 0, values)
-        there = jnp.ones(leaf.values.shape, bool) if leaf.gone is None else ~leaf.gone
+        there = jnp.ones(leaf.values.shape, bool) if leaf.alive is None else leaf.alive
+        values = jnp.where(there, values, 0)
         stays = jnp.zeros(leaf.values.shape, bool) if leaf.held is None else leaf.held
         along = values.sum(others), there.any(others), stays.any(others)
         for numbers in unit_positions(model.axes[k][axis], unit):
@@ -212,4 +211,4 @@ def _unit_scores(model: Model, name: str, ranked: dict[int, Ranked]) -> Ranked:
             scores = scores.at[at].add(along[0], mode="drop")
             alive = alive.at[at].max(along[1], mode="drop")
             held = held.at[at].max(along[2], mode="drop")
-    return Ranked(scores, gone=~alive, held=held)
+    return Ranked(scores, alive=alive, held=held)

@@ -104,6 +104,13 @@ def run(equation: JaxprEqn, operands: Sequence[Any], **changed: Any) -> Sequence
     return out if primitive.multiple_results else [out]
 
 
+def part_of(
+    jaxpr: Jaxpr, inputs: Sequence[Var], outputs: Sequence[Any], equations: Sequence[JaxprEqn]
+) -> Jaxpr:
+    """Some equations of a jaxpr, as a jaxpr of their own."""
+    return Jaxpr((), list(inputs), list(outputs), list(equations), debug_info=jaxpr.debug_info)
+
+
 def convolution_options(equation: JaxprEqn) -> dict[str, Any]:
     """The arguments of `lax.conv_general_dilated` that make this convolution."""
     names = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers")

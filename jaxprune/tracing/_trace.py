@@ -51,12 +51,7 @@ def trace(f: Callable[..., Any], params: Any, *inputs: Any) -> Uses:
         >>> [row.use for row in uses.rows]
         ['elementwise', 'lookup', 'product']
     """
-    program = read(f, params, *inputs)
-    uses = [
-        use_of(program.leaves[met.part.leaf], met, _jax.source(met.place.equations))
-        for met in program.met
-    ]
-    return Uses(program.leaves, rows_of(program.leaves, uses))
+    return uses_of(read(f, params, *inputs))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +67,15 @@ class Program:
     jaxpr: AnyJaxpr
     leaves: tuple[Leaf, ...]
     met: tuple[Met, ...]
+
+
+def uses_of(program: Program) -> Uses:
+    """What a program says of its leaves, as a table."""
+    uses = [
+        use_of(program.leaves[met.part.leaf], met, _jax.source(met.place.equations))
+        for met in program.met
+    ]
+    return Uses(program.leaves, rows_of(program.leaves, uses))
 
 
 def arrays_of(params: Any, inputs: tuple[Any, ...]) -> list[Any]:
@@ -95,7 +99,11 @@ def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Program:
         of_params, of_inputs = rebuild((params, inputs), whole)
         return f(of_params, *of_inputs)
 
-    jaxpr = jax.make_jaxpr(flat)(arrays_of(params, inputs))
+    return program_of(jax.make_jaxpr(flat)(arrays_of(params, inputs)), found)
+
+
+def program_of(jaxpr: AnyJaxpr, found: tuple[Leaf, ...]) -> Program:
+    """A jaxpr whose first arguments are leaves, and what these meet in it."""
     met = walk(jaxpr, [tuple(leaf.value.shape) for leaf in found])
     return Program(jaxpr, found, tuple(_with_data(met)))
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from jaxprune._errors import Problem, StructureMismatch, raise_problems
 from jaxprune._kernels.floats import nonzero
+from jaxprune._kernels.parts import count_where
+from jaxprune._kernels.ranked import Ranked
 from jaxprune._prune import mask_problem
 from jaxprune._tree import Leaf, aligned, as_array, leaves
 
@@ -120,9 +122,9 @@ def zeroing(mask: Any, step: Any, weight: Any) -> Any:
 
 def stray_count(masks: Sequence[Any], weights: Sequence[Any]) -> jax.Array:
     """How many weights are not zero although the masks do not keep them, an int32 scalar."""
-    counts = [
-        jnp.sum(nonzero(as_array(weight)) & ~mask, dtype=jnp.int32)
-        for mask, weight in zip(masks, weights, strict=True)
-        if mask is not None
-    ]
-    return jnp.stack(counts).sum(dtype=jnp.int32)
+    pairs = zip(weights, masks, strict=True)
+    return count_where([Ranked(as_array(w), alive=m) for w, m in pairs if m is not None], _is_stray)
+
+
+def _is_stray(leaf: Ranked) -> jax.Array:
+    return nonzero(leaf.values) & ~leaf.alive

@@ -4,12 +4,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxprune._assign import Assignment
+from jaxprune._kernels.parts import count_where, unknown
 from jaxprune._kernels.ranked import Ranked
 from jaxprune._kernels.sharding import placed
 from jaxprune._metrics import Metric, ranked_by
+from jaxprune._origins import ranked
 from jaxprune._specs.protocol import at_sparsity, target
 from jaxprune._tree import Leaf, as_array
 from jaxprune.training._rules import Averaged, Rule
@@ -40,58 +43,76 @@ class Before(NamedTuple):
     key: Any
 
 
-def next_masks(assignment: Assignment, before: Before, how: How, count: Any) -> list[Any]:
+def next_masks(assignment: Assignment, before: Before, how: How, count: Any, due: Any) -> list[Any]:
     """The masks after `count` updates, leaf by leaf.
 
     Weights that are already pruned rank below every score, -inf included, and weights that must
     stay above every score, NaN included.
+
+    Args:
+        assignment: What is pruned by which spec.
+        before: What the masks follow from.
+        how: How masks are chosen.
+        count: The updates made.
+        due: Whether masks are chosen now; else they stay as they were.
     """
     schedule, rule, metric = how
     scope = assignment.members
     weights = [Leaf(leaf.path, as_array(leaf.value)) for leaf in assignment.chosen]
     if isinstance(metric, Averaged):
-        ranked = [Ranked(before.averages[i]) for i in scope]
+        scored = [Ranked(before.averages[i]) for i in scope]
     else:
-        ranked = ranked_by(metric, weights)
+        scored = ranked_by(metric, weights)
     alive = [
-        dataclasses.replace(leaf, gone=~before.kept[i])
-        for i, leaf in zip(scope, ranked, strict=True)
+        dataclasses.replace(leaf, alive=before.kept[i])
+        for i, leaf in zip(scope, scored, strict=True)
     ]
+
+    # NaN ranks highest, so one would displace a valid score: then all masks stay as they were.
+    due = due & (count_where(alive, _is_nan) == 0)
 
     def masks_at_schedule(leaves: Sequence[Ranked], exchanged: Any = None) -> dict[int, Any]:
         """The masks at the schedule's sparsity, of which `exchanged` is free to grow elsewhere."""
 
         def sparsity(spec: Any) -> Any:
             wanted = schedule.sparsity(count, target(spec))
-            return wanted if exchanged is None else wanted + exchanged * (1 - wanted)
+            wanted = wanted if exchanged is None else wanted + exchanged * (1 - wanted)
+            return jnp.where(due, wanted, 0)  # a search for nothing ends at once
 
         specs = {i: at_sparsity(spec, sparsity(spec)) for i, spec in assignment.specs.items()}
         masks = assignment.masks(leaves, specs)
         return {i: masks[i] for i in scope}
 
-    # NaN ranks highest, so one would displace a valid score: then all masks stay as they were.
-    has_nan = [jnp.any(jnp.isnan(leaf.scores()) & ~leaf.gone) for leaf in alive]
     if rule.grow is None:
-        new = {i: mask & before.kept[i] for i, mask in masks_at_schedule(alive).items()}
-    else:
-        progress = jnp.clip(count / max(schedule.last, 1), 0, 1)
-        stay = masks_at_schedule(alive, None if rule.drop is None else rule.drop(progress))
-        growth = rule.grow(weights, [before.grads[i] for i in scope], before.key)
-        finite = jnp.stack([jnp.all(jnp.isfinite(g)) for g in growth]).all()
-        grown = []
-        for i, leaf, scores in zip(scope, alive, growth, strict=True):
-            # Where a gradient is not finite nothing grows: the weights dropped just now come back.
-            old = leaf.scores()
-            kind = jnp.promote_types(old.dtype, scores.dtype)
-            values = jnp.where(finite, placed(scores, old).astype(kind), old.astype(kind))
-            gone = ~finite & leaf.gone
-            grown.append(Ranked(values, gone=gone, held=stay[i]))
-        new = masks_at_schedule(grown)
-    is_valid = ~jnp.stack(has_nan).any()
-    return [
-        jnp.where(is_valid, new[i], kept) if i in new else None
-        for i, kept in enumerate(before.kept)
+        masks = masks_at_schedule(alive)
+        return [old if old is None else masks[i] & old for i, old in enumerate(before.kept)]
+    growth = rule.grow(weights, [before.grads[i] for i in scope], before.key)
+    grown = [
+        ranked(placed(scores, leaf.value)) for scores, leaf in zip(growth, weights, strict=True)
     ]
+    exchanged = None
+    if rule.drop is not None:
+        # Where a gradient is not finite nothing is exchanged.
+        finite = count_where(grown, _is_not_finite) == 0
+        progress = jnp.clip(count / max(schedule.last, 1), 0, 1)
+        exchanged = jnp.where(finite, rule.drop(progress), 0)
+    stay = masks_at_schedule(alive, exchanged)
+    masks = masks_at_schedule(
+        [dataclasses.replace(leaf, held=stay[i]) for i, leaf in zip(scope, grown, strict=True)]
+    )
+    chosen = unknown(due)
+    return [
+        old if old is None else jnp.where(chosen, masks[i], old)
+        for i, old in enumerate(before.kept)
+    ]
+
+
+def _is_nan(leaf: Ranked) -> jax.Array:
+    return jnp.isnan(leaf.scores()) & leaf.alive
+
+
+def _is_not_finite(leaf: Ranked) -> jax.Array:
+    return ~jnp.isfinite(leaf.scores())
 
 
 def blended(before: Sequence[Any], now: Sequence[Any], decay: float) -> list[Any]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune._errors import PruningError
-from jaxprune._metrics import Metric, Random, scores_of
+from jaxprune._metrics import L1, Metric, Random, importance, scores_of
 from jaxprune._text import shown
 from jaxprune._tree import Leaf
 
@@ -105,7 +105,8 @@ def by_gradient(
         The magnitude of each gradient.
     """
     del weights, key
-    return [jnp.abs(grad) for grad in grads]
+    scores: Sequence[jax.Array] = importance(list(grads), L1())
+    return scores
 
 
 def at_random(weights: Sequence[Leaf], grads: Sequence[jax.Array], key: Any) -> Sequence[jax.Array]:

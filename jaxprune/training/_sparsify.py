@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxprune._allocation import allocate
+from jaxprune._allocation.allocate import allocate
 from jaxprune._assign import Assignment, assign
 from jaxprune._errors import InvalidSparsity, Problem, PruningError, raise_problems
 from jaxprune._metrics import L1, Metric, one_key, scores_of
@@ -43,11 +43,14 @@ class _Masks(NamedTuple):
 
     Attributes:
         kept: The masks, leaf by leaf.
+        moving: Those of the weights that the optimizer moves: all that are kept, but for those that
+            have just grown. None if none grow.
         stored: The packed tree of them, if the state holds that; else None.
         strays: As in `SparsifyState`.
     """
 
     kept: list[Any]
+    moving: list[Any] | None
     stored: Any
     strays: Any
 
@@ -135,7 +138,7 @@ def sparsify(
         if schedule.fires(0):
             # Nothing grows before there are gradients to say what.
             before = Before(kept, (), _zeros(assignment), None)
-            kept = next_masks(assignment, before, how._replace(rule=Rule()), 0)
+            kept = next_masks(assignment, before, how._replace(rule=Rule()), 0, True)
         state = inner.init(params)
         if mask_states(state):
             raise PruningError(
@@ -162,9 +165,6 @@ def sparsify(
         kept = state_masks(params, tree, assignment.members)
         grads = arrays_like(params, updates, kept, "updates")
         weights = [leaf.value for leaf in assignment.leaves]
-        sparse_grads = rebuild(updates, map(kept_only, kept, grads))
-        moved, inner_state = inner.update(sparse_grads, state.inner, params, **extra)
-        moves = arrays_like(params, moved, kept, "the optimizer's updates")
         averages = _averages(metric, state.average, params, weights, grads)
         growth = grads
         if rule.decay:
@@ -177,26 +177,33 @@ def sparsify(
         # Looked at after an update that chose a mask; `init`'s is carried out by the first update.
         look = (state.count > 0) & (fired | (state.count == 1))
 
-        def chosen(now: _Masks) -> _Masks:
+        def step(now: _Masks) -> _Masks:
+            strays = jnp.where(look, stray_count(now.kept, weights), now.strays)
             before = Before(now.kept, growth, averages, _folded(state.key, count))
-            new = next_masks(assignment, before, how, count)
-            return _Masks(new, pack(rebuild(params, new)) if packed else None, now.strays)
+            # That no count is negative the compiler does not know: so it counts before it writes
+            # new masks, and writes them where the old ones lie.
+            new = next_masks(assignment, before, how, count, fires & (strays >= 0))
+            return _Masks(
+                kept=new,
+                moving=_both(new, now.kept) if rule.grow else None,
+                stored=pack(rebuild(params, new)) if packed else None,
+                strays=strays,
+            )
 
-        def counted(now: _Masks) -> _Masks:
-            return now._replace(strays=stray_count(now.kept, weights))
-
-        # One condition around both: what reads the weights then comes before what writes them.
-        now = _Masks(kept, state.mask if packed else None, state.strays)
-        now = _if_due(
-            fires | look, lambda now: _if_due(fires, chosen, _if_due(look, counted, now)), now
+        now = _Masks(
+            kept, kept if rule.grow else None, state.mask if packed else None, state.strays
         )
-        stay = now.kept
+        now = _if_due(fires | look, step, now)
+        # From here on the old masks are not read, so that the new ones may lie in their place.
+        moving = now.moving or now.kept
+        sparse_grads = rebuild(updates, map(kept_only, moving, grads))
+        moved, inner_state = inner.update(sparse_grads, state.inner, params, **extra)
+        moves = arrays_like(params, moved, kept, "the optimizer's updates")
         if rule.grow is not None:
-            # Memory is renewed wherever a weight is not kept, at every update and not only where
-            # one grows: so no second mask is read, and it fuses with the optimizer's own pass.
-            inner_state = renewed(inner, inner_state, params, kept)
-            stay = [None if m is None else m & old for m, old in zip(stay, kept, strict=True)]
-        return rebuild(updates, map(zeroing, stay, moves, weights)), SparsifyState(
+            # Wherever a weight does not move, at every update and not only where one grows: so no
+            # second mask is read, and it fuses with the optimizer's own pass.
+            inner_state = renewed(inner, inner_state, params, moving)
+        return rebuild(updates, map(zeroing, moving, moves, weights)), SparsifyState(
             count=count,
             mask=now.stored if packed else rebuild(params, now.kept),
             inner=inner_state,
@@ -214,6 +221,10 @@ def _if_due(due: Any, step: Callable[[Any], Any], state: Any) -> Any:
     if not is_traced(due):  # with nothing to compile
         return step(state) if due else state
     return lax.cond(due, step, lambda state: state, state)
+
+
+def _both(masks: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    return [None if a is None else a & b for a, b in zip(masks, others, strict=True)]
 
 
 def _averages(

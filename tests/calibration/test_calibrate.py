@@ -1,5 +1,7 @@
 """Statistics of activations, against activations that were captured by other means."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxprune as jp
 from jaxprune.calibration import _statistics
-from jaxprune.calibration._calibrate import calibrate
+from jaxprune.calibration._gathering import chosen_pieces, compiled, gathering_of
 from jaxprune.tracing._activations import run_measured
 from jaxprune.tracing._matrices import to_matrices
 from jaxprune.tracing._trace import arrays_of, read
@@ -24,7 +26,12 @@ def normal(*shape, seed=0):
 
 
 def both(f, params, *batches):
-    return [calibrate(f, params, batches, gather=gather).sums for gather in ("squares", "gram")]
+    """By path the sums of squares as gathered alone, and Grams, whose diagonal they are."""
+    squares = jp.calibrate(f, params, batches).squares
+    stats = jp.calibrate(f, params, batches, gather="gram")
+    for path, expected in stats.squares.items():
+        np.testing.assert_allclose(squares[path], expected, rtol=1e-4, atol=1e-4)
+    return squares, {leaf.path: stats.gram(leaf.path) for leaf in stats.leaves}
 
 
 def close(one, other):
@@ -74,29 +81,44 @@ CONVS = {
 }
 
 
-@pytest.mark.parametrize("name", CONVS)
-@pytest.mark.parametrize("layout", ["HWIO", "OIHW"])
-def test_convolution(name, layout):
-    """The Gram is that of a linear map's rows: y = K x, so d y / d K holds the patches."""
-    shape, options = CONVS[name]
-    options = {"window_strides": (1, 1), "padding": "SAME"} | options
-    groups = options.get("feature_group_count", 1)
-    order = ["HWIO".index(letter) for letter in layout]
-    kernel, x = normal(*shape).transpose(order), normal(2, 5, 5, 4)
+def test_convolutions():
+    """Each Gram is that of a linear map's rows: y = K x, so d y / d K holds the patches."""
+    x, kernels, calls = normal(2, 4, 4, 4), {}, {}
+    for name, (shape, own) in CONVS.items():
+        options = {"window_strides": (1, 1), "padding": "SAME"} | own
+        for layout in ("HWIO", "OIHW"):
+            order = ["HWIO".index(letter) for letter in layout]
+            kernels[name, layout] = normal(*shape).transpose(order)
+            numbers = {"dimension_numbers": ("NHWC", layout, "NHWC")}
+            calls[name, layout] = options | numbers
 
-    def f(kernel, x):
-        numbers = ("NHWC", layout, "NHWC")
-        return lax.conv_general_dilated(x, kernel, dimension_numbers=numbers, **options)
+    def one(key, kernel, x=x):
+        return lax.conv_general_dilated(x, kernel, **calls[key])
 
-    out = layout.index("O")
-    # [positions, outputs, *kernel]: each output depends on its own kernel only, by its patch.
-    patches = np.asarray(jax.jacobian(lambda k: f(k, x).reshape(-1, shape[-1]))(kernel))
-    own = np.stack([np.take(patches[:, k], k, axis=1 + out) for k in range(shape[-1])])
-    inputs = own.reshape(shape[-1], own.shape[1], -1)[:: shape[-1] // groups]
-    squares, gram = both(f, kernel, (x,))
-    close(gram[""], np.einsum("gpi,gpj->gij", inputs, inputs))
-    every = (own**2).sum(1)
-    close(np.broadcast_to(squares[""], kernel.shape), np.moveaxis(every, 0, out))
+    def patches(kernels):
+        """[positions, outputs, *kernel]: each output depends on its own kernel, by its patch."""
+
+        def rows(key):
+            return lambda kernel: one(key, kernel).reshape(-1, CONVS[key[0]][0][-1])
+
+        return {key: jax.jacobian(rows(key))(kernel) for key, kernel in kernels.items()}
+
+    def f(params, x):
+        return [one(key, params["/".join(key)], x) for key in kernels]
+
+    every = quickly(patches)(kernels)
+    params = {"/".join(key): kernel for key, kernel in kernels.items()}
+    squares, gram = both(f, params, (x,))
+    for (name, layout), kernel in kernels.items():
+        shape, options = CONVS[name]
+        groups, out = options.get("feature_group_count", 1), layout.index("O")
+        of_kernel = np.asarray(every[name, layout])
+        own = np.stack([np.take(of_kernel[:, k], k, axis=1 + out) for k in range(shape[-1])])
+        inputs = own.reshape(shape[-1], own.shape[1], -1)[:: shape[-1] // groups]
+        path = f"{name}/{layout}"
+        close(gram[path], np.einsum("gpi,gpj->gij", inputs, inputs))
+        expected = np.moveaxis((own**2).sum(1), 0, out)
+        close(np.broadcast_to(squares[path], kernel.shape), expected)
 
 
 # --- loops and branches -------------------------------------------------------------------------
@@ -125,34 +147,45 @@ def unrolled(w, x):
     return x
 
 
-@pytest.mark.parametrize("name", LOOPS)
-def test_layers_by(name):
-    """To the bit what the layers give one after another."""
-    squares, gram = both(LOOPS[name], STACK, (X,))
-    flat = both(
-        lambda w, x: unrolled([w["0"], w["1"], w["2"]], x),
-        dict(zip("012", STACK, strict=True)),
-        (X,),
-    )
-    np.testing.assert_array_equal(squares[""], np.stack([flat[0][k] for k in "012"]))
-    np.testing.assert_array_equal(gram[""], np.stack([flat[1][k] for k in "012"]))
+def scans_of_scans(w, x):
+    return lax.scan(lambda x, w: (LOOPS["scan"](w, x), None), x, w)[0]
 
 
-def test_layers_of_layers_in_both_ways():
-    stack = STACK.reshape(1, 3, 4, 4).repeat(2, 0)
+def scans_by_index(w, x):
+    return lax.fori_loop(0, 2, lambda i, x: LOOPS["scan"](w[i], x), x)
 
-    def scans(w, x):
-        return lax.scan(lambda x, w: (LOOPS["scan"](w, x), None), x, w)[0]
 
-    def indices(w, x):
-        return lax.fori_loop(0, 2, lambda i, x: LOOPS["scan"](w[i], x), x)
+@pytest.mark.usefixtures("optimized")
+def test_layers_by_every_kind_of_loop():
+    """To the bit what the layers give one after another, as leaves of their own."""
+    nested = STACK[None].repeat(2, 0)
+    params = dict.fromkeys(LOOPS, STACK) | {"nested": nested, "by index": nested}
+    params |= {"cut": STACK, "flat": dict(zip("012", STACK, strict=True))}
 
-    one, other = (both(f, stack, (X,)) for f in (scans, indices))
-    assert one[0][""].shape == (2, 3, 4, 1)
-    for mine, theirs in zip(one, other, strict=True):
-        np.testing.assert_array_equal(mine[""], theirs[""])
-    first = both(LOOPS["scan"], STACK, (X,))
-    np.testing.assert_array_equal(one[0][""][0], first[0][""])
+    def f(p, x):
+        out = {name: loop(p[name], x) for name, loop in LOOPS.items()}
+        out |= {
+            "nested": scans_of_scans(p["nested"], x),
+            "by index": scans_by_index(p["by index"], x),
+        }
+        return out | {"cut": unrolled(p["cut"], x), "flat": unrolled(p["flat"].values(), x)}
+
+    squares = jp.calibrate(f, params, [(X,)]).squares
+    stats = jp.calibrate(f, params, [(X,)], gather="gram")
+    layers = [f"flat/{k}" for k in range(3)]
+    grams = {name: stats.gram(name) for name in (*LOOPS, *layers, "nested", "by index")}
+    for found in (squares, grams):
+        expected = np.concatenate([found[path].reshape(1, 4, -1) for path in layers])
+        for name in LOOPS:
+            np.testing.assert_array_equal(found[name].reshape(expected.shape), expected)
+        np.testing.assert_array_equal(found["nested"][0].reshape(expected.shape), expected)
+        np.testing.assert_array_equal(found["nested"], found["by index"])
+    # Layers that are cut out of a stack are read part by part.
+    np.testing.assert_array_equal(squares["cut"], np.stack([squares[path] for path in layers]))
+    for k, path in enumerate(layers):
+        np.testing.assert_array_equal(stats.grams[stats.of("cut").grams[k]], grams[path])
+    with pytest.raises(jp.PruningError, match="the model reads `cut` in parts"):
+        stats.gram("cut")
 
 
 def test_a_recurrent_kernel_sums_over_its_turns():
@@ -226,6 +259,7 @@ def test_the_kernels_of_a_decoder_that_share_their_input():
             close(gram[f"layers/0/{name}"], (x.T @ x)[None])
 
 
+@pytest.mark.filterwarnings("ignore:no data has reached")
 def test_experts_see_the_tokens_that_are_routed_to_them():
     model = MODELS["mixture_of_experts"]()
     params = filled(model)
@@ -282,12 +316,24 @@ def test_gradients_lie_in_the_span_of_the_activations_of(name):
 # --- many devices -------------------------------------------------------------------------------
 
 
+def gathered_sizes(program):
+    """How many numbers each all-gather of a compiled program gives."""
+    shapes = re.findall(r"\w+\[([\d,]+)\][^=]* all-gather(?:-start)?\(", program)
+    return [int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes]
+
+
 @pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
 def test_sharded_params_and_batches_give_the_same(axis_type):
     """Data over four devices, heads over two, layers by a scan: sums up to their order."""
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType[axis_type],) * 2)
-    params = {"heads": normal(8, 2, 4), "layers": normal(3, 8, 8), "out": normal(2, 4, 8)}
-    layouts = {"heads": P(None, "y"), "layers": P(), "out": P("y")}
+    params = {
+        "conv": normal(3, 16, 16),
+        "experts": normal(2, 16, 64),
+        "heads": normal(16, 2, 8),
+        "layers": 0.1 * normal(3, 16, 16),
+        "out": normal(2, 8, 16),
+    }
+    layouts = {"heads": P(None, "y"), "out": P("y"), "experts": P("y")}
     over = P("x") if axis_type == "Explicit" else None
 
     def f(p, x):
@@ -296,19 +342,40 @@ def test_sharded_params_and_batches_give_the_same(axis_type):
 
         h = jnp.einsum("btd,dhk->bthk", x, p["heads"])
         x = jnp.einsum("bthk,hkd->btd", h, p["out"], out_sharding=over)
-        return lax.scan(layer, x, p["layers"])[0]
+        x = lax.scan(layer, x, p["layers"])[0]
+        numbers = ("NWC", "WIO", "NWC")
+        x = lax.conv_general_dilated(x, p["conv"], (1,), "SAME", dimension_numbers=numbers)
+        return jnp.einsum("btd,edf->ebtf", x, p["experts"])
 
-    x = normal(8, 5, 8)
+    x = normal(8, 2, 16)
     with jax.set_mesh(mesh):
-        spread = {k: jax.device_put(v, NamedSharding(mesh, layouts[k])) for k, v in params.items()}
-        sharded = both(f, spread, (jax.device_put(x, NamedSharding(mesh, P("x"))),))
+        spread = {
+            k: jax.device_put(v, NamedSharding(mesh, layouts.get(k, P())))
+            for k, v in params.items()
+        }
+        batch = (jax.device_put(x, NamedSharding(mesh, P("x"))),)
+        sharded = {}
+        for gather in ("squares", "gram"):
+            program = read(f, spread, *batch)
+            gathering = gathering_of(program, chosen_pieces(program, lambda path: True))
+            arrays = arrays_of(spread, batch)
+            ready = compiled(program, gathering, gather).lower(arrays).compile()
+            sharded[gather], text = ready(arrays), ready.as_text()
+            assert "all-reduce" in text
+            # On Explicit axes sums lie on every device: a Gram of spread inputs is gathered.
+            if (gather, axis_type) != ("gram", "Explicit"):
+                assert max(gathered_sizes(text), default=0) < params["out"].size
     over = None
-    for one, other in zip(sharded, both(f, params, (x,)), strict=True):
-        for path in one:
-            np.testing.assert_allclose(one[path], other[path], rtol=1e-4, atol=1e-3)
+    program = read(f, params, x)
+    gathering = gathering_of(program, chosen_pieces(program, lambda path: True))
+    for gather, found in sharded.items():
+        here = compiled(program, gathering, gather)(arrays_of(params, (x,)))
+        for one, other in zip(found, here, strict=True):
+            np.testing.assert_allclose(one.sums, other.sums, rtol=1e-4, atol=1e-3)
+            np.testing.assert_array_equal(one.count, other.count)
 
 
-# --- stats, and errors --------------------------------------------------------------------------
+# --- what is shared, what is asked for ----------------------------------------------------------
 
 
 def dense(p, x):
@@ -318,58 +385,159 @@ def dense(p, x):
 PARAMS = {"b": normal(4), "w": normal(3, 4)}
 
 
-def test_stats_of_two_runs_add_up():
-    x, y = normal(5, 3), normal(2, 3, seed=1)
-    one, two, all_of = (calibrate(dense, PARAMS, b) for b in ([(x,)], [(y,)], [(x,), (y,)]))
-    close((one + two).sums["w"], all_of.sums["w"])
-    again = jax.tree.unflatten(jax.tree.structure(one), jax.tree.leaves(one))
-    assert again.gather == "squares"
-    with pytest.raises(jp.StructureMismatch, match="stats of squares of 1 leaves and of gram of 1"):
-        _ = one + calibrate(dense, PARAMS, [(x,)], gather="gram")
-
-
-def test_one_program_for_all_batches_of_one_shape():
-    traces = []
+def test_leaves_that_read_one_activation_share_its_gram():
+    """Through calls, changes of precision and reshapes; not where another order is read."""
 
     def f(p, x):
-        traces.append(x.shape)
-        return x @ p["w"]
+        q = jnp.einsum("thk,hkd->td", x, p["q"])
+        k = jax.jit(lambda x, w: x.reshape(5, 6) @ w)(x, p["k"])
+        v = x.reshape(5, 6).astype(jnp.bfloat16) @ p["v"]
+        r = x.reshape(5, 6).astype(jnp.bfloat16) @ p["r"]
+        turned = jnp.einsum("thk,khd->td", x, p["turned"])
+        return q, k, v, r, turned, (x * 2).reshape(5, 6) @ p["other"]
 
-    calibrate(f, PARAMS, [(normal(2, 3),)] * 3 + [(normal(5, 3),)] * 2)
-    assert traces == [(2, 3), (5, 3)]
+    params = {name: normal(6, 4) for name in ("k", "r", "v", "other")}
+    params |= {"q": normal(2, 3, 4), "turned": normal(3, 2, 4)}
+    stats = jp.calibrate(f, params, [(normal(5, 2, 3),)], gather="gram")
+    grams = {leaf.path: leaf.grams for leaf in stats.leaves}
+    assert grams["r"] == grams["v"]
+    assert len(stats.grams) == 5
+    close(stats.gram("q"), stats.gram("k"))
+
+
+def test_what_several_uses_of_one_leaf_meet_adds_up():
+    def f(p, x, y):
+        return x @ p["w"], jnp.tanh(y) @ p["w"]
+
+    x, y = normal(5, 3), normal(2, 3, seed=1)
+    _, gram = both(f, {"w": normal(3, 4)}, (x, y))
+    rows = np.concatenate([x, np.tanh(y)])
+    close(gram["w"], (rows.T @ rows)[None])
+
+
+def test_a_leaf_that_is_read_in_parts():
+    """Queries and keys in one array: each half meets what it meets."""
+
+    def f(p, x, y):
+        return x @ p["qk"][:, :4], y @ p["qk"][:, 4:]
+
+    x, y = normal(5, 3), normal(2, 3, seed=1)
+    squares = jp.calibrate(f, {"qk": normal(3, 8)}, [(x, y)]).squares["qk"]
+    expected = [(each**2).sum(0)[:, None].repeat(4, 1) for each in (x, y)]
+    close(squares, np.concatenate(expected, 1))
+
+
+def test_uses_say_what_is_in_scope():
+    def f(p, x):
+        return jnp.tanh(x @ p["a"]) @ p["b"]["kernel"] * p["c"]
+
+    params, x = {"a": normal(3, 4), "b": {"kernel": normal(4, 4)}, "c": normal(2, 4)}, normal(2, 3)
+    uses = jp.trace(f, params, x)
+    assert {*jp.calibrate(f, params, [(x,)], uses=uses).squares} == {"a", "b/kernel"}
+    assert {*jp.calibrate(f, params, [(x,)], uses=uses, where="b").squares} == {"b/kernel"}
+    with pytest.raises(jp.StructureMismatch, match=r"`a` of shape \(2, 3\) is not in uses"):
+        jp.calibrate(f, params | {"a": normal(2, 3)}, [(x,)], uses=uses)
+    turned = jp.trace(lambda p, x: f(p | {"b": {"kernel": p["b"]["kernel"].T}}, x), params, x)
+    with pytest.raises(jp.StructureMismatch, match=r"`b/kernel` is summed over axes \(0,\)"):
+        jp.calibrate(f, params, [(x,)], uses=turned)
+
+
+def test_one_program_for_all_batches_of_one_kind():
+    traces = []
+
+    def f(p, x, power):
+        traces.append((x.shape, power))
+        return x**power @ p["w"]
+
+    batches = [(normal(2, 3), 1)] * 3 + [(normal(5, 3), 1)] * 2 + [(normal(2, 3), 2)]
+    stats = jp.calibrate(f, PARAMS, iter(batches))
+    assert traces == [((2, 3), 1), ((5, 3), 1), ((2, 3), 2)]
+    rows = np.concatenate([x**power for x, power in batches])
+    close(stats.squares["w"], (rows**2).sum(0)[:, None])
+    assert stats.counts["w"] == len(rows)
+
+
+def test_an_expert_that_no_token_reached_is_named():
+    def f(p, x, sizes):
+        return lax.ragged_dot(x, p["experts"], sizes) @ p["w"]
+
+    params = {"experts": normal(3, 4, 4), "w": normal(4, 2)}
+    with pytest.warns(UserWarning, match=r"no data has reached `experts \(1 of 3 matrices\)`"):
+        stats = jp.calibrate(f, params, [(X, np.array([4, 0, 2]))])
+    assert stats.unreached() == {"experts": (1, 3)}
+    assert stats.counts["experts"].tolist() == [4, 0, 2]
+    assert "1 met no data" in str(stats)
+
+
+def test_the_grams_memory_is_bounded():
+    params = {"large": normal(64, 2), "small": normal(3, 64)}
+
+    def f(p, x):
+        return (x @ p["small"]) @ p["large"]
+
+    words = (
+        r"take 16,420 bytes, more than max_bytes=16,000; the largest: `large` 16,384, `small` 36"
+    )
+    with pytest.raises(jp.PruningError, match=words):
+        jp.calibrate(f, params, [(normal(2, 3),)], gather="gram", max_bytes=16_000)
 
 
 ERRORS = {
-    "no batch": ([], {}, jp.NoMatch, "there is no batch to calibrate with"),
-    "no tuple": ([normal(2, 3)], {}, jp.PruningError, r"a batch is a tuple of inputs, got ndarray"),
-    "NaN": (
-        [(np.full((2, 3), np.nan),)],
+    "no batch": (dense, [], {}, jp.NoMatch, "there is no batch to calibrate with"),
+    "no tuple": (
+        dense,
+        [normal(2, 3)],
         {},
         jp.PruningError,
-        "an activation that meets `w` is not finite",
+        "a batch is a tuple of inputs, got nd",
+    ),
+    "NaN": (
+        dense,
+        [(normal(2, 3),), (np.full((2, 3), np.nan),)],
+        {},
+        jp.PruningError,
+        "activations that meet `w` are not finite",
     ),
     "nothing in scope": (
+        dense,
         [(normal(2, 3),)],
         {"where": "b"},
         jp.NoMatch,
         "no product or convolution with the inputs reads a leaf in scope",
     ),
     "another word": (
+        dense,
         [(normal(2, 3),)],
         {"gather": "hessian"},
         jp.PruningError,
         "gather='hessian' is neither",
+    ),
+    "two ways": (
+        lambda p, x: (x @ p["w"]) @ p["w"].T,
+        [(normal(2, 3),)],
+        {},
+        jp.PruningError,
+        r"`w` is read in different ways \(product at test_calibrate.py:\d+",
+    ),
+    "parts that overlap": (
+        lambda p, x: (x @ p["w"][:, :3], x @ p["w"][:, 1:]),
+        [(normal(2, 3),)],
+        {},
+        jp.PruningError,
+        "`w` is read in different ways",
+    ),
+    "another model": (
+        lambda p, x: x @ p["w"] if len(x) > 2 else x @ p["v"],
+        [(normal(2, 3),), (normal(3, 3),)],
+        {},
+        jp.StructureMismatch,
+        "this batch makes the function another model than the first did: `v`, `w`",
     ),
 }
 
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_refused(name):
-    batches, options, kind, words = ERRORS[name]
+    f, batches, options, kind, words = ERRORS[name]
     with pytest.raises(kind, match=words):
-        calibrate(dense, PARAMS, batches, **options)
-
-
-def test_a_leaf_that_is_read_in_two_ways_is_refused():
-    with pytest.raises(jp.PruningError, match="`w` is read in 2 different ways"):
-        calibrate(lambda p, x: (x @ p["w"]) @ p["w"].T, {"w": normal(3, 4)}, [(normal(2, 3),)])
+        jp.calibrate(f, PARAMS | {"v": normal(3, 4)}, batches, **options)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jaxprune._kernels.counting import fold
 from jaxprune._kernels.device import group_survivors, n_of_m, nth_lowest, pool_survivors
 from jaxprune._kernels.limbs import limbs
+from jaxprune._kernels.parts import parts_of
 from jaxprune._kernels.ranked import Ranked
 from jaxprune._kernels.samples import group_guesses, pool_guesses
 from jaxprune._specs.unstructured import pool_masks
@@ -147,7 +148,7 @@ def test_what_is_gone_goes_first_and_what_is_held_last(dtype, kind, seed, data):
     gone, held = np.random.default_rng(seed).random((2, 5, 7)) < 0.3
     held &= ~gone
     count = draw_count(data, scores.size)
-    leaf = Ranked(jnp.asarray(scores), gone=jnp.asarray(gone), held=jnp.asarray(held))
+    leaf = Ranked(jnp.asarray(scores), alive=jnp.asarray(~gone), held=jnp.asarray(held))
     (found,) = pool_survivors([leaf], [0], [limbs(count, 35)], [35])
     # Among what is gone, and among what is held, the lower index goes first.
     rank = np.where(gone | held, 0, np.argsort(oracle.lowest_first(scores)).reshape(5, 7)).ravel()
@@ -228,7 +229,7 @@ def test_the_leaves_called_sampled_are(shape, axes):
         return group_guesses(grid, grid.tally(grid.keys == 0).astype(jnp.float32))
 
     def of_pools(scores):
-        return pool_guesses([Ranked(scores)], [0], jnp.zeros(1))
+        return pool_guesses(parts_of([Ranked(scores)]), [0], jnp.zeros(1), jnp.uint32)
 
     described = jax.ShapeDtypeStruct(shape, F32)
     assert len(jax.eval_shape(of_groups, described)) == 2

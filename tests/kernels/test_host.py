@@ -90,7 +90,7 @@ def test_what_is_gone_goes_first_and_what_is_held_last(kind, seed, dtype, data):
     order = np.lexsort((np.arange(35), rank, held.ravel(), ~gone.ravel()))
     expected = np.ones(35, bool)
     expected[order[:count]] = False
-    found = host.survivors(Ranked(scores, gone=gone, held=held), count)
+    found = host.survivors(Ranked(scores, alive=~gone, held=held), count)
     np.testing.assert_array_equal(found, expected.reshape(5, 7))
 
 

@@ -1,7 +1,4 @@
-"""How a budget is shared among leaves: sparsities that meet it exactly, in whole weights.
-
-By their shapes, or by what a measured `Sensitivity` predicts that the loss will do.
-"""
+"""`allocate`: one sparsity shared out to the leaves, by any method."""
 
 import math
 import numbers
@@ -10,15 +7,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from jaxprune._allocation.cost_curves import cheapest, convex, unmeasured
+from jaxprune._allocation.lamp import lamp_shares
+from jaxprune._allocation.outliers import OWL, denser_by
 from jaxprune._assign import assign
-from jaxprune._cost_curves import cheapest, convex, unmeasured
 from jaxprune._errors import InvalidSparsity, PruningError, raise_problems
 from jaxprune._sensitivity import Sensitivity
 from jaxprune._specs.checks import check_sparsity
 from jaxprune._specs.unstructured import Unstructured
 from jaxprune._text import shown
-from jaxprune._tree import Leaf, is_traced, leaves, rebuild
+from jaxprune._tree import Leaf, concrete_leaves, is_traced, leaves, rebuild
 from jaxprune._where import Pattern, Where, covers, is_weight, no_match
+from jaxprune.calibration._stats import Stats
 from jaxprune.tracing._uses import Uses
 
 Method: TypeAlias = Callable[[tuple[int, ...]], float]
@@ -52,19 +52,21 @@ def erk(power: float = 1.0) -> Method:
     return lambda shape: float((sum(shape) / math.prod(shape)) ** power)
 
 
-_METHODS: dict[str, Method] = {"uniform": uniform, "erk": erk()}
+_BY_SHAPE: dict[str, Method] = {"uniform": uniform, "erk": erk()}
+_NAMES = (*_BY_SHAPE, "lamp", "owl")
 
 
 def allocate(
     params: Any,
     sparsity: float,
-    method: str | Method | Sensitivity = "erk",
+    method: str | Method | OWL | Sensitivity = "erk",
     *,
     where: Where = is_weight,
     overrides: Mapping[Pattern, float | None] | None = None,
     uses: Uses | None = None,
+    stats: Stats | None = None,
 ) -> Any:
-    """Shares one sparsity out to the leaves, by their shapes or by what pruning them costs.
+    """Shares one sparsity out to the leaves: by shape, by values, by data, or by measured cost.
 
     Of the N weights in scope exactly `floor(float32(sparsity) * float32(N))` are to go, and every
     leaf keeps at least one.
@@ -72,21 +74,30 @@ def allocate(
     By shape, a leaf whose share would make it more than dense is left dense, and the others take
     over its part; the shares are rounded to whole weights by largest remainder.
 
+    By "lamp", the shares are those of the lowest scores of all leaves, where a weight scores its
+    square over the sum of the squares of all weights of its leaf that are at least as large. Lee et
+    al., "Layer-adaptive sparsity for the magnitude-based pruning", 2021. Weights are ranked on the
+    host, leaf by leaf.
+
+    By "owl", the shares follow from `stats`: see `OWL`.
+
     By a `Sensitivity`, the shares are those of the smallest sum of the leaves' own increases of the
     loss, each measured curve made convex and straight between its points: weights go where one more
     costs least. It is as if leaves did not interact, which is false, and still tells which are
     sensitive. But for a last whole weight, no leaf becomes sparser than it was measured.
 
     Args:
-        params: Any tree of arrays, or of their descriptions.
+        params: Any tree of arrays; by shape and by sensitivity, their descriptions will do.
         sparsity: The fraction removed from all leaves in scope together, in [0, 1).
         method: "uniform", "erk", `jp.erk(power=...)`, or a function from a leaf's shape to its
-            density, up to a common factor; or what `jp.sensitivity` returned.
+            density, up to a common factor; "lamp"; "owl" or `jp.OWL(...)`; or what
+            `jp.sensitivity` returned.
         where: Which leaves are in scope.
         overrides: Sparsities fixed by path pattern, of which the first that covers a leaf holds;
             None or 0 leaves its leaves dense. The budget includes them.
         uses: What `trace` read from the model: `where` is by default what products and convolutions
             read, and of a product a method is given (fan-in, fan-out) in place of the shape.
+        stats: What `calibrate` gathered of these parameters, for "owl".
 
     Returns:
         A tree like `params` of sparsities, None where a leaf is out of scope. It is a spec for
@@ -100,6 +111,7 @@ def allocate(
             overrides.
         NoMatch: No leaf is in scope, or an override covers none.
         StructureMismatch: A leaf in scope was not measured, or had another size.
+        PruningError: A method needs values or `stats`, and they are not given.
 
     Examples:
         >>> import jax.numpy as jnp, jaxprune as jp
@@ -119,7 +131,7 @@ def allocate(
     sizes = {i: math.prod(shape) for i, shape in shapes.items()}
     total = _removed(sparsity, sum(sizes.values()))
     left = total - sum(_removed(value, sizes[i]) for i, value in fixed.items())
-    sharing = _sharing(method, {i: found[i] for i in shapes if i not in fixed}, uses)
+    sharing = _sharing(method, {i: found[i] for i in shapes if i not in fixed}, uses, stats)
     if not 0 <= left <= sharing.most:
         raise InvalidSparsity(
             f"sparsity {sparsity} removes {total} weights, the overrides {total - left} of them, "
@@ -139,19 +151,46 @@ class _Sharing(NamedTuple):
 
 
 def _sharing(
-    method: str | Method | Sensitivity, free: dict[int, Leaf], uses: Uses | None
+    method: str | Method | OWL | Sensitivity,
+    free: dict[int, Leaf],
+    uses: Uses | None,
+    stats: Stats | None,
 ) -> _Sharing:
+    if isinstance(method, str) and method.lower() == "owl":
+        method = OWL()
+    _check_stats(method, stats)
     if isinstance(method, Sensitivity):
         raise_problems(unmeasured(method, leaf) for leaf in free.values())
         curves = {i: convex(method, method.paths.index(leaf.path)) for i, leaf in free.items()}
         most = sum(curve[-1].lost for curve in curves.values())
         return _Sharing(most, lambda left: cheapest(curves, left), ", or measure higher sparsities")
+    sizes = {i: math.prod(leaf.value.shape) for i, leaf in free.items()}
+    most = sum(size - 1 for size in sizes.values())
+    if isinstance(method, OWL) or method == "lamp":
+        concrete_leaves(
+            {leaf.path: leaf.value for leaf in free.values()}, "allocate by this method"
+        )
+    if isinstance(method, OWL):
+        assert stats is not None
+        above = denser_by(method, free, stats)
+        return _Sharing(most, lambda left: _apart(sizes, left, above))
+    if method == "lamp":
+        return _Sharing(most, lambda left: lamp_shares(free, left))
     density = _method(method)
-    shapes = {i: tuple(leaf.value.shape) for i, leaf in free.items()}
-    most = sum(math.prod(shape) - 1 for shape in shapes.values())
     matrices = {i: _matrix(leaf, uses) for i, leaf in free.items()}
     densities = {i: _checked(density(matrices[i]), matrices[i]) for i in free}
-    return _Sharing(most, lambda left: _shares(shapes, left, densities))
+    return _Sharing(most, lambda left: _shares(sizes, left, densities))
+
+
+def _check_stats(method: Any, stats: Any) -> None:
+    """Refuses "owl" without statistics, and statistics that nothing reads."""
+    if isinstance(method, OWL) and not isinstance(stats, Stats):
+        raise PruningError(
+            '"owl" needs stats=jp.calibrate(f, params, batches), got '
+            f"{'none' if stats is None else shown(stats)}."
+        )
+    if stats is not None and not isinstance(method, OWL):
+        raise PruningError(f'stats= is for "owl", and method is {shown(method)}: leave it out.')
 
 
 def _matrix(leaf: Leaf, uses: Uses | None) -> tuple[int, ...]:
@@ -163,12 +202,12 @@ def _matrix(leaf: Leaf, uses: Uses | None) -> tuple[int, ...]:
 
 
 def _method(method: str | Method) -> Method:
-    if isinstance(method, str) and method.lower() in _METHODS:
-        return _METHODS[method.lower()]
+    if isinstance(method, str) and method.lower() in _BY_SHAPE:
+        return _BY_SHAPE[method.lower()]
     if isinstance(method, str) or not callable(method):
         raise PruningError(
-            f"method is {', '.join(map(repr, _METHODS))}, jp.erk(power=...), what jp.sensitivity "
-            f"returned, or a function of a leaf's shape, got {shown(method)}."
+            f"method is {', '.join(map(repr, _NAMES))}, jp.erk(power=...), jp.OWL(...), what "
+            f"jp.sensitivity returned, or a function of a leaf's shape, got {shown(method)}."
         )
     return method
 
@@ -189,13 +228,10 @@ def _fixed(paths: dict[int, str], overrides: Mapping[Pattern, float | None]) -> 
     return fixed
 
 
-def _shares(
-    shapes: dict[int, tuple[int, ...]], removed: int, densities: dict[int, float]
-) -> dict[int, int]:
-    """How many weights each leaf loses, `removed` in all."""
-    sizes = {i: math.prod(shape) for i, shape in shapes.items()}
-    weights = {i: densities[i] * sizes[i] for i in shapes}
-    kept, sparse = sum(sizes.values()) - removed, set(shapes)
+def _shares(sizes: dict[int, int], removed: int, densities: dict[int, float]) -> dict[int, int]:
+    """How many weights each leaf loses, `removed` in all, by densities up to a common factor."""
+    weights = {i: densities[i] * sizes[i] for i in sizes}
+    kept, sparse = sum(sizes.values()) - removed, set(sizes)
     while sparse:
         factor = kept / sum(weights[i] for i in sparse)
         full = {i for i in sparse if factor * weights[i] >= sizes[i]}
@@ -203,10 +239,29 @@ def _shares(
             break
         kept -= sum(sizes[i] for i in full)
         sparse -= full
-    exact = {i: min(sizes[i] - factor * weights[i], sizes[i] - 1) for i in sparse}
-    shares = {i: math.floor(exact.get(i, 0)) for i in shapes}
+    return _rounded({i: sizes[i] - factor * weights[i] for i in sparse}, sizes, removed)
+
+
+def _apart(sizes: dict[int, int], removed: int, above: dict[int, float]) -> dict[int, int]:
+    """The same, by densities up to a common summand."""
+
+    def exact(sparsity: float) -> dict[int, float]:
+        return {i: max(sparsity - above[i], 0.0) * n for i, n in sizes.items()}
+
+    low, high = 0.0, 1 + max(above.values(), default=0.0)
+    for _ in range(64):
+        middle = (low + high) / 2
+        lost = sum(min(x, sizes[i] - 1) for i, x in exact(middle).items())
+        low, high = (low, middle) if lost >= removed else (middle, high)
+    return _rounded({i: x for i, x in exact(high).items() if x}, sizes, removed)
+
+
+def _rounded(exact: dict[int, float], sizes: dict[int, int], removed: int) -> dict[int, int]:
+    """Shares of leaves that are not dense, as whole weights."""
+    exact = {i: min(x, sizes[i] - 1) for i, x in exact.items()}
+    shares = {i: math.floor(exact.get(i, 0)) for i in sizes}
     # Largest remainder first. A leaf that may not lose its last weight passes its part on.
-    order = sorted(sparse, key=lambda i: shares[i] - exact[i])
+    order = sorted(exact, key=lambda i: shares[i] - exact[i])
     while sum(shares.values()) < removed:
         for i in order:
             if shares[i] < sizes[i] - 1 and sum(shares.values()) < removed:

@@ -1,0 +1,1 @@
+"""How a budget is shared among leaves: sparsities that meet it exactly, in whole weights."""
