@@ -875,7 +875,7 @@ def test_k_that_is_none(k):
     )
 
 
-@pytest.mark.parametrize("method", ["owl", 3, None, ["erk"]], ids=repr)
+@pytest.mark.parametrize("method", ["larger", 3, None, ["erk"]], ids=repr)
 def test_method_that_is_none(method):
     text = raised(jp.PruningError, jp.allocate, PARAMS, 0.5, method)
     says(text, "'uniform', 'erk'", "jp.erk(power=...)", "function", f"got {method!r}")
