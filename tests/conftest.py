@@ -23,11 +23,7 @@ OPTIMIZED = (
     "tests.processes",
     "tests.test_compat",
     "tests.test_laws",
-    "tests.test_masks",
-    "tests.test_metrics",
-    "tests.test_report",
     "tests.training.test_devices",
-    "tests.training.test_sparsify",
 )
 
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, database=None)
