@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxprune._kernels.counting import Grid, counter_of, fold, key_at, tally, top_of
@@ -40,7 +41,7 @@ _SHORT = 2**13  # the most units that are ranked by `top_k`; beyond, counting is
 
 
 def pool_survivors(
-    leaves: Sequence[Ranked], pools: Sequence[int], budgets: Sequence[Limbs], most: Sequence[int]
+    leaves: Sequence[Ranked], pools: Sequence[int], budgets: Limbs, most: Sequence[int]
 ) -> list[jax.Array]:
     """Marks all scores of every pool of leaves but the lowest.
 
@@ -60,10 +61,9 @@ def pool_survivors(
     for wide in set(widths):  # keys of 64 bits are searched by themselves
         at = [i for i, is_wide in enumerate(widths) if is_wide == wide]
         numbers = sorted({pools[i] for i in at})
-        high, low = zip(*(budgets[number] for number in numbers), strict=True)
         masks = _pool_survivors(
             [leaves[i] for i in at],
-            (jnp.stack(high), jnp.stack(low)),
+            (budgets[0][np.array(numbers)], budgets[1][np.array(numbers)]),
             jnp.array([most[i] for i in at], jnp.int32),
             pools=tuple(numbers.index(pools[i]) for i in at),
         )

@@ -7,25 +7,26 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Limbs: TypeAlias = tuple[jax.Array, jax.Array]
 
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
 
-def limbs(count: Any, most: int) -> Limbs:
+def limbs(count: Any, most: Any) -> Limbs:
     """A whole number of 0 or more in limbs, and at most `most`.
 
     Args:
         count: A Python integer, or whole numbers as float32 data.
-        most: A Python integer.
+        most: A Python integer, or as many of NumPy.
     """
     if isinstance(count, int):
         count = min(max(count, 0), most)
         return jnp.int32(count >> 16), jnp.int32(count & 0xFFFF)
     upper = jnp.floor(count / 2.0**16)
     high, low = upper.astype(jnp.int32), (count - upper * 2.0**16).astype(jnp.int32)
-    limit = most >> 16, most & 0xFFFF
+    limit = np.int32(most >> 16), np.int32(most & 0xFFFF)
     over = (high > limit[0]) | ((high == limit[0]) & (low > limit[1]))
     return jnp.where(over, limit[0], high), jnp.where(over, limit[1], low)
 

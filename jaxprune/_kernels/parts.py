@@ -48,8 +48,7 @@ class Alone:
 
     def count(self, hits: Hits) -> jax.Array:
         """How many scores `hits` finds, an int32 scalar."""
-        grid = fold(hits(self.leaf))
-        return grid.tally(grid.keys).reshape(())
+        return _count(self.leaf, hits)
 
     def sample(self, most: int) -> tuple[jax.Array, Sizes]:
         """The places of a strided sample of each leaf's keys, and how many there are of each."""
@@ -221,6 +220,13 @@ def _reached(order: jax.Array, key: Any, last: Any, position: jax.Array) -> jax.
     return order >= key_at(key, order.dtype) + (position <= last).astype(order.dtype)
 
 
+@functools.partial(jax.jit, static_argnames="hits")
+def _count(leaf: Ranked, hits: Hits) -> jax.Array:
+    grid = fold(hits(leaf))
+    return grid.tally(grid.keys).reshape(())
+
+
+@functools.partial(jax.jit, static_argnames="stride")
 def _sample(leaf: Ranked, stride: int) -> jax.Array:
     flat = jax.tree.map(lambda array: array.reshape(-1), leaf)
     return place_of(jax.tree.map(lambda array: array[::stride], flat).keys())

@@ -1,5 +1,6 @@
 """How many go: `floor(float32(sparsity) * float32(n))`, less what a floor holds back."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,10 +30,6 @@ class Budget(NamedTuple):
     def __int__(self) -> int:
         return min(max(int(self.wanted), 0), self.most)
 
-    def as_limbs(self) -> Limbs:
-        """The number in limbs, for a kernel."""
-        return limbs(int(self) if self.known else self.wanted, self.most)
-
     def as_int32(self) -> jax.Array:
         """The number as int32, of fewer than 2^31."""
         if self.known:
@@ -40,13 +37,20 @@ class Budget(NamedTuple):
         return jnp.minimum(self.wanted, 2.0**30).astype(jnp.int32).clip(0, self.most)
 
 
+def all_limbs(sparsities: Sequence[Scalar], sizes: Sequence[int], most: Sequence[int]) -> Limbs:
+    """How many of each of `sizes` go, and of each at most `most`: in limbs, as vectors."""
+    shared = all(sparsity is sparsities[0] for sparsity in sparsities)
+    sparsity = sparsities[0] if shared else jnp.stack([jnp.float32(s) for s in sparsities])
+    return limbs(pruned_count(sparsity, np.array(sizes)), np.array(most, np.int64))
+
+
 def budget(sparsity: Scalar, size: int, held: int) -> Budget:
     """How many of `size` go at a sparsity, if `held` stay in any case."""
     return Budget(pruned_count(sparsity, size), max(size - held, 0))
 
 
-def pruned_count(sparsity: Scalar, size: int) -> Any:
-    """`floor(float32(sparsity) * float32(size))`, still as a float32."""
+def pruned_count(sparsity: Any, size: Any) -> Any:
+    """`floor(float32(sparsity) * float32(size))`, still as a float32; of arrays, for each."""
     # NumPy takes a hundredth of the time that JAX does for a scalar.
     xp: Any = jnp if isinstance(sparsity, jax.core.Tracer) else np
     # A traced sparsity cannot be refused: NaN and negative ones remove nothing.

@@ -14,10 +14,11 @@ import numpy as np
 from jaxprune._errors import BelowMinNonzero, InvalidPattern, Problem
 from jaxprune._kernels import device, host
 from jaxprune._kernels.counting import LARGEST
+from jaxprune._kernels.limbs import Limbs
 from jaxprune._kernels.placement import from_host, on_host
 from jaxprune._kernels.ranked import Ranked
 from jaxprune._specs.axes import axis_length, with_one_axis
-from jaxprune._specs.budget import Budget, budget, pruned_count
+from jaxprune._specs.budget import Budget, all_limbs, budget, pruned_count
 from jaxprune._specs.checks import (
     WORDS,
     Axis,
@@ -174,9 +175,10 @@ def _pooled(works: Sequence[Work]) -> list[jax.Array]:
         alone = work.spec.per == "leaf"
         pools.setdefault((work.rule, i if alone else -1), []).append(i)
     leaves = [work.leaf for work in works]
-    budgets = []
+    budgets, together = [], []
     for members in pools.values():
         sizes = [math.prod(leaves[i].values.shape) for i in members]
+        together.append(sum(sizes))
         budgets.append(pool_budget(works[members[0]].spec, sizes))
         if len(members) > 1:
             widest = functools.reduce(jnp.promote_types, [leaves[i].score_dtype for i in members])
@@ -198,15 +200,15 @@ def _pooled(works: Sequence[Work]) -> list[jax.Array]:
         }
         return [from_host(masks[i], leaf.values) for i, leaf in enumerate(leaves)]
     number = {i: n for n, members in enumerate(pools.values()) for i in members}
-    return pool_masks(
-        leaves, [number[i] for i in range(len(works))], [b.as_limbs() for b in budgets], most
-    )
+    sparsities = [works[members[0]].spec.sparsity for members in pools.values()]
+    wanted = all_limbs(sparsities, together, [budget.most for budget in budgets])
+    return pool_masks(leaves, [number[i] for i in range(len(works))], wanted, most)
 
 
 def pool_masks(
     leaves: Sequence[Ranked],
     pools: Sequence[int],
-    budgets: Sequence[Any],
+    budgets: Limbs,
     most: Sequence[int],
     largest: int = LARGEST,
 ) -> list[jax.Array]:

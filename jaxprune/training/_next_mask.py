@@ -74,12 +74,17 @@ def next_masks(assignment: Assignment, before: Before, how: How, count: Any, due
     def masks_at_schedule(leaves: Sequence[Ranked], exchanged: Any = None) -> dict[int, Any]:
         """The masks at the schedule's sparsity, of which `exchanged` is free to grow elsewhere."""
 
-        def sparsity(spec: Any) -> Any:
-            wanted = schedule.sparsity(count, target(spec))
+        def sparsity(end: Any) -> Any:
+            wanted = schedule.sparsity(count, end)
             wanted = wanted if exchanged is None else wanted + exchanged * (1 - wanted)
             return jnp.where(due, wanted, 0)  # a search for nothing ends at once
 
-        specs = {i: at_sparsity(spec, sparsity(spec)) for i, spec in assignment.specs.items()}
+        ends = {i: target(spec) for i, spec in assignment.specs.items()}
+        once = {end: sparsity(end) for end in ends.values() if isinstance(end, float | int)}
+        specs = {
+            i: at_sparsity(spec, once[end] if isinstance(end, float | int) else sparsity(end))
+            for (i, spec), end in zip(assignment.specs.items(), ends.values(), strict=True)
+        }
         masks = assignment.masks(leaves, specs)
         return {i: masks[i] for i in scope}
 

@@ -32,6 +32,10 @@ def ranked(scores):
     return [Ranked(jnp.asarray(s)) for s in scores]
 
 
+def vectors(budgets):
+    return tuple(jnp.stack(limb) for limb in zip(*budgets, strict=True))
+
+
 def survivors(scores, count, axes=None, ties="first"):
     axes = tuple(range(scores.ndim)) if axes is None else axes
     return group_survivors(Ranked(jnp.asarray(scores)), jnp.asarray(count), axes=axes, ties=ties)
@@ -74,7 +78,7 @@ def test_every_leaf_with_a_budget_of_its_own_loses_its_lowest(shapes, seed, data
     found = pool_survivors(
         ranked(scores),
         range(len(scores)),
-        [limbs(count, 2**31) for count in counts],
+        vectors([limbs(count, 2**31) for count in counts]),
         [s.size for s in scores],
     )
     check_masks(found, scores, counts)
@@ -88,7 +92,9 @@ def test_a_pool_loses_its_lowest_within_each_limit(shapes, dtype, seed, data):
     scores = draw_leaves(shapes, [dtype], data, seed)
     most = [draw_count(data, s.size) for s in scores]
     budget = draw_count(data, sum(most))
-    found = pool_survivors(ranked(scores), [0] * len(scores), [limbs(budget, sum(most))], most)
+    found = pool_survivors(
+        ranked(scores), [0] * len(scores), vectors([limbs(budget, sum(most))]), most
+    )
     check_masks(found, scores, oracle.shares(scores, budget, most))
 
 
@@ -100,7 +106,7 @@ def test_several_pools_are_searched_together(seed, data):
     most = [s.size for s in scores]
     sizes = [sum(m for m, p in zip(most, pools, strict=True) if p == q) for q in (0, 1)]
     budgets = [draw_count(data, size) for size in sizes]
-    found = pool_survivors(ranked(scores), pools, [limbs(b, 2**31) for b in budgets], most)
+    found = pool_survivors(ranked(scores), pools, vectors([limbs(b, 2**31) for b in budgets]), most)
     for pool, budget in enumerate(budgets):
         at = [i for i, p in enumerate(pools) if p == pool]
         mine = [scores[i] for i in at]
@@ -116,7 +122,10 @@ def test_float64_is_searched_beside_narrower_leaves(seed, data, x64):
     counts = [draw_count(data, s.size) for s in scores]
     with x64(True):
         found = pool_survivors(
-            ranked(scores), [0, 1], [limbs(c, 2**31) for c in counts], [s.size for s in scores]
+            ranked(scores),
+            [0, 1],
+            vectors([limbs(c, 2**31) for c in counts]),
+            [s.size for s in scores],
         )
     check_masks(found, scores, counts)
 
@@ -126,7 +135,7 @@ def test_float64_is_searched_beside_narrower_leaves(seed, data, x64):
 def test_every_count_there_is(kind, dtype):
     scores = oracle.hard_scores(kind, 7, (5, 7), dtype)
     for count in range(scores.size + 1):
-        (found,) = pool_survivors(ranked([scores]), [0], [limbs(count, 35)], [35])
+        (found,) = pool_survivors(ranked([scores]), [0], vectors([limbs(count, 35)]), [35])
         np.testing.assert_array_equal(found, oracle.survivors(scores, count))
 
 
@@ -136,7 +145,11 @@ def test_a_leaf_too_large_to_count_is_a_pool_of_its_parts(seed, data):
     scores = draw_leaves([(6, 4, 5), (7,), (1, 3, 9)], [F32], data, seed)
     counts = [draw_count(data, s.size) for s in scores]
     found = pool_masks(
-        ranked(scores), [0, 1, 2], [limbs(c, 2**31) for c in counts], [120, 7, 27], largest=8
+        ranked(scores),
+        [0, 1, 2],
+        vectors([limbs(c, 2**31) for c in counts]),
+        [120, 7, 27],
+        largest=8,
     )
     check_masks(found, scores, counts)
 
@@ -149,7 +162,7 @@ def test_what_is_gone_goes_first_and_what_is_held_last(dtype, kind, seed, data):
     held &= ~gone
     count = draw_count(data, scores.size)
     leaf = Ranked(jnp.asarray(scores), alive=jnp.asarray(~gone), held=jnp.asarray(held))
-    (found,) = pool_survivors([leaf], [0], [limbs(count, 35)], [35])
+    (found,) = pool_survivors([leaf], [0], vectors([limbs(count, 35)]), [35])
     # Among what is gone, and among what is held, the lower index goes first.
     rank = np.where(gone | held, 0, np.argsort(oracle.lowest_first(scores)).reshape(5, 7)).ravel()
     order = np.lexsort((np.arange(35), rank, held.ravel(), ~gone.ravel()))
@@ -268,7 +281,9 @@ def test_a_leaf_of_more_than_two_to_the_24_weights_loses_the_exact_count():
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 2**15, (4099, 4096), np.uint16).view(BF16)  # 2**24 + 12,288 of them
     for count in (2**24 + 1, 2**24 + 3):
-        (found,) = pool_survivors(ranked([scores]), [0], [limbs(count, 2**31)], [scores.size])
+        (found,) = pool_survivors(
+            ranked([scores]), [0], vectors([limbs(count, 2**31)]), [scores.size]
+        )
         assert scores.size - np.count_nonzero(found) == count
 
 
@@ -291,5 +306,7 @@ def test_vmap_over_scores_and_counts_gives_the_bits_of_each_alone(seed):
 @jax.jit
 @jax.vmap
 def _vmapped(scores, count):
-    (found,) = pool_survivors([Ranked(scores)], [0], [limbs(count.astype(jnp.float32), 35)], [35])
+    (found,) = pool_survivors(
+        [Ranked(scores)], [0], vectors([limbs(count.astype(jnp.float32), 35)]), [35]
+    )
     return found, group_survivors(Ranked(scores), count, axes=(0, 1))
