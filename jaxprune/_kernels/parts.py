@@ -19,13 +19,14 @@ from jax import lax
 from jaxprune._kernels.counting import fold, key_at, place_of, positions
 from jaxprune._kernels.floats import HELD
 from jaxprune._kernels.ranked import Ranked
+from jaxprune._tree import is_traced
 
 Sizes: TypeAlias = np.ndarray[Any, Any]
 Numbers: TypeAlias = Sequence[jax.Array]
 Hits: TypeAlias = Callable[[Ranked], jax.Array]  # elementwise: which scores count
 
-_SMALL = 2**20
-_ROW = 2**10
+_SMALL = 2**20  # scores of a leaf that may be copied
+_ROW = 2**10  # scores of a row
 
 
 class Alone:
@@ -34,7 +35,7 @@ class Alone:
     def __init__(self, leaf: Ranked, member: int) -> None:
         self.leaf = leaf
         self.members = [member]
-        self.sizes = np.array([leaf.values.size], np.int32)
+        self.sizes = np.array([leaf.values.size], np.int64)
 
     def before(self, keys: jax.Array, lasts: jax.Array, numbers: Numbers) -> jax.Array:
         """How many scores of each leaf lie before its cut, int32."""
@@ -161,8 +162,10 @@ def kept_after(parts: Parts, keys: jax.Array, lasts: jax.Array, sure: jax.Array)
     return [masks[k] for k in leaf_order(parts)]
 
 
-def unknown(value: jax.Array) -> jax.Array:
+def unknown(value: Any) -> Any:
     """A condition that kernels read as it is, and do not each work out anew."""
+    if not is_traced(value):
+        return value
     return lax.cond(value, lambda: jnp.bool_(True), lambda: jnp.bool_(False))
 
 

@@ -89,22 +89,22 @@ def next_masks(assignment: Assignment, before: Before, how: How, count: Any, due
         return {i: masks[i] for i in scope}
 
     if rule.grow is None:
-        masks = masks_at_schedule(alive)
-        return [old if old is None else masks[i] & old for i, old in enumerate(before.kept)]
-    growth = rule.grow(weights, [before.grads[i] for i in scope], before.key)
-    grown = [
-        ranked(placed(scores, leaf.value)) for scores, leaf in zip(growth, weights, strict=True)
-    ]
-    exchanged = None
-    if rule.drop is not None:
-        # Where a gradient is not finite nothing is exchanged.
-        finite = count_where(grown, _is_not_finite) == 0
-        progress = jnp.clip(count / max(schedule.last, 1), 0, 1)
-        exchanged = jnp.where(finite, rule.drop(progress), 0)
-    stay = masks_at_schedule(alive, exchanged)
-    masks = masks_at_schedule(
-        [dataclasses.replace(leaf, held=stay[i]) for i, leaf in zip(scope, grown, strict=True)]
-    )
+        masks = {i: mask & before.kept[i] for i, mask in masks_at_schedule(alive).items()}
+    else:
+        growth = rule.grow(weights, [before.grads[i] for i in scope], before.key)
+        grown = [
+            ranked(placed(scores, leaf.value)) for scores, leaf in zip(growth, weights, strict=True)
+        ]
+        exchanged = None
+        if rule.drop is not None:
+            # Where a gradient is not finite nothing is exchanged.
+            finite = count_where(grown, _is_not_finite) == 0
+            progress = jnp.clip(count / max(schedule.last, 1), 0, 1)
+            exchanged = jnp.where(finite, rule.drop(progress), 0)
+        stay = masks_at_schedule(alive, exchanged)
+        masks = masks_at_schedule(
+            [dataclasses.replace(leaf, held=stay[i]) for i, leaf in zip(scope, grown, strict=True)]
+        )
     chosen = unknown(due)
     return [
         old if old is None else jnp.where(chosen, masks[i], old)

@@ -1,5 +1,7 @@
 """Exact zeros after every update, the sparsity asked for, in any optimizer."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -77,6 +79,30 @@ def test_what_a_user_gave_survives_donation():
     assert jp.report(params, mask).stray == 0
     assert key.shape == ()
     jax.random.bits(key)
+
+
+@pytest.mark.usefixtures("optimized")
+def test_no_update_copies_a_mask_or_an_array_of_the_optimizer():
+    params = {f"kernel{i}": jnp.ones((130, 120 + i)) for i in range(3)}
+    tx = jp.sparsify(optax.adam(0.1), 0.5, schedule=GRADUAL)
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params), params).compile()
+    _, entry = compiled.as_text().split("ENTRY ")
+    assert "[130,12" in entry
+    assert not re.findall(r"= \w+\[130,12\S* copy\(", entry)
+
+
+@pytest.mark.parametrize("spec", [jp.NM(2, 4), jp.Unstructured(0.5, per=0), 0.5], ids=str)
+def test_leaves_of_more_weights_than_an_int32_counts(spec):
+    params = {"kernel": jax.ShapeDtypeStruct((40, 5120, 13824), jnp.bfloat16)}
+    tx = jp.sparsify(optax.sgd(0.1), spec, schedule=GRADUAL)
+    state = jax.eval_shape(tx.init, params)
+    updates, _ = jax.eval_shape(tx.update, params, state, params)
+    chex.assert_trees_all_equal_shapes(updates, params)
 
 
 def test_a_key_that_is_none_is_refused():
