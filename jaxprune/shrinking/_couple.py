@@ -342,12 +342,14 @@ def _(reading: Scan, place: Place, operands: Sequence[Axes]) -> list[Axes]:
     depth = reading.constants + reading.carry
     stacked = operands[depth:]
     why = "a scan runs along it: the layers of a stack are cut alike"
+    along = place.pinned(reading.length, why, no_units=True)
     for axes in stacked:
         place.pin(axes[0], why, no_units=True)
+        place.join(along, axes[0])
+    place.step.turns = along
     outputs = place.run(reading.jaxpr, [*operands[:depth], *(axes[1:] for axes in stacked)])
     carry = operands[reading.constants : depth]
     _joined(place, carry, outputs[: reading.carry])
-    along = place.pinned(reading.length, why, no_units=True)
     return [*carry, *((along, *axes) for axes in outputs[reading.carry :])]
 
 

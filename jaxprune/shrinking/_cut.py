@@ -14,14 +14,18 @@ from jaxprune._text import shown
 class Cut:
     """Which units stay: of every group that loses some, the indices of those that are kept.
 
+    Of a residual block that is left out, none are. `one | other` cuts what either of two cuts does.
+
     Attributes:
-        kept: By the name of a group the sorted indices of the units that stay.
+        kept: By the name of a group or a block the sorted indices of the units that stay.
 
     Examples:
         >>> import jaxprune as jp
         >>> cut = jp.Cut({"encoder/up": (0, 2, 3)})
         >>> jp.Cut.from_json(cut.to_json()) == cut
         True
+        >>> cut | jp.Cut({"encoder/up": (0, 1, 2), "encoder/attention:branch": ()})
+        Cut(kept={'encoder/up': (0, 2), 'encoder/attention:branch': ()})
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -36,6 +40,14 @@ class Cut:
 
     def __hash__(self) -> int:
         return hash(tuple(sorted(self.kept.items())))
+
+    def __or__(self, other: "Cut") -> "Cut":
+        if not isinstance(other, Cut):
+            return NotImplemented
+        both = dict(self.kept)
+        for name, units in other.kept.items():
+            both[name] = tuple(k for k in both.get(name, units) if k in units)
+        return Cut(both)
 
     def to_json(self) -> str:
         """The cut as JSON, {group: kept indices}."""

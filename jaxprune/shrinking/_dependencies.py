@@ -2,27 +2,29 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from jaxprune._errors import Problem, PruningError, StructureMismatch, raise_problems
-from jaxprune._kernels.sharding import placed
 from jaxprune._metrics import L2, Metric
 from jaxprune._prune import apply_mask
 from jaxprune._tree import Leaf, is_array, leaves, rebuild
+from jaxprune.shrinking._changes import changes_of
 from jaxprune.shrinking._choose import Amount, Budget, Per, choose
+from jaxprune.shrinking._choose_blocks import choose_blocks
 from jaxprune.shrinking._cut import Cut
 from jaxprune.shrinking._function import SmallFunction
 from jaxprune.shrinking._gone import cut_of
 from jaxprune.shrinking._groups import Group, groups_table
 from jaxprune.shrinking._like import shrink_tree
+from jaxprune.shrinking._mask import mask_of
 from jaxprune.shrinking._model import Keep, Model, read_model
-from jaxprune.shrinking._program import Axes
+from jaxprune.shrinking._models import Models
 from jaxprune.shrinking._remains import Remains, remains
+from jaxprune.shrinking._residual_blocks import ResidualBlocks
 from jaxprune.shrinking._traced import flat_arrays
 from jaxprune.shrinking._verify import difference, made_nonzero, tolerance_of, verified
 
@@ -71,6 +73,15 @@ class Dependencies:
     def groups(self) -> tuple[Group, ...]:
         """The groups: those that can be cut, and those that cannot, each with the reason."""
         return tuple(self.model.groups.values())
+
+    @property
+    def blocks(self) -> ResidualBlocks:
+        """The residual blocks: those that can be left out, and those that cannot, with the reason.
+
+        A block is a branch that reads a stream and is added to it, or, where a scan runs over a
+        stack of layers, the layers. Its name is a group's name in a `Cut` that keeps none of it.
+        """
+        return ResidualBlocks(self.model.depth.blocks.values())
 
     def __str__(self) -> str:
         return groups_table(self.groups)
@@ -129,8 +140,57 @@ class Dependencies:
             multiple_of=multiple_of,
         )
 
+    def changes(
+        self, params: Any, batches: Iterable[tuple[Any, ...]]
+    ) -> dict[str, tuple[float, ...]]:
+        """How much each residual block changes the stream that it is added to, over data.
+
+        That is the mean of 1 - cos(before, after), where `before` is a vector of the stream in
+        front of the block, and `after` the same with what the block adds; for a layer of a stack,
+        what the layer takes and returns. The vectors lie along the axes that the last weights of
+        the block write, such as the features; the mean is over all others and all batches.
+
+        One program is compiled for all batches of one shape, and keeps no activations.
+
+        Args:
+            params: The parameters, with values.
+            batches: Tuples of the inputs that follow `params`, from any iterable.
+
+        Returns:
+            By the name of each block that can be left out: the change by each of its units.
+
+        Raises:
+            PruningError: There is no batch, or no such block, or a value is not finite.
+        """
+        self._check(params)
+        return changes_of(Models(self.model, self.reread), params, batches)
+
+    def choose_blocks(self, changes: Mapping[str, Sequence[float]], amount: float) -> Cut:
+        """Chooses the residual blocks that go: those that change least.
+
+        At least one stays, and one layer of each stack. `cut | other` joins the cut with one of
+        units.
+
+        Args:
+            changes: What `changes` found, or numbers of your own for each unit of each block. Those
+                that it does not name stay.
+            amount: How many blocks go, counting each layer of a stack; or a fraction of those that
+                `changes` names, rounded down.
+
+        Returns:
+            The cut.
+
+        Raises:
+            PruningError: A name is that of no block, or of one that cannot be left out; the amount
+                cannot be met.
+        """
+        return choose_blocks(self.model.depth, changes, amount)
+
     def mask(self, params: Any, cut: Cut) -> Any:
         """The mask of a cut: False at every weight of a unit that goes.
+
+        Of a residual block it is False at the last weights: without these the block adds nothing,
+        whatever its others are.
 
         Args:
             params: The parameters, or descriptions of them.
@@ -140,15 +200,8 @@ class Dependencies:
             A tree like `params`, as `make_mask` gives it; None where a leaf loses nothing.
         """
         self._check(params)
-        left = self._left(cut)
-        axes = iter(self.model.axes)
-        return rebuild(
-            params,
-            [
-                _mask(leaf, next(axes), left) if is_array(leaf.value) else None
-                for leaf in leaves(params)
-            ],
-        )
+        self._left(cut)
+        return mask_of(self.model, params, cut)
 
     def shrink(self, tree: Any, cut: Cut) -> Any:
         """Cuts units out of the parameters, or of any tree like them.
@@ -163,6 +216,7 @@ class Dependencies:
 
         Returns:
             A tree of the same types and dtypes, on the same devices as far as the sizes allow it.
+            Where a leaf goes as a whole, with the residual block that alone reads it, it has None.
 
         Raises:
             StructureMismatch: An array that is called as a parameter has another shape, as factored
@@ -184,12 +238,17 @@ class Dependencies:
     def sizes(self, cut: Cut) -> dict[str, tuple[int, ...]]:
         """The new shape of every leaf, by path: for who writes a configuration of the small model.
 
+        A leaf that is gone as a whole has none.
+
         Args:
             cut: The cut.
         """
         left = self._left(cut)
-        pairs = zip(self.model.leaves, self.model.axes, strict=True)
-        return {leaf.path: left.shape(axes) for leaf, axes in pairs}
+        return {
+            leaf.path: left.shape(self.model.axes[k])
+            for k, leaf in enumerate(self.model.leaves)
+            if k not in left.dropped.leaves
+        }
 
     def cost(self, cut: Cut) -> Cost:
         """What the small model costs, beside the whole one.
@@ -197,10 +256,10 @@ class Dependencies:
         Args:
             cut: The cut.
         """
-        left, costs = self._left(cut).counts(), self.model.costs
+        left, costs = self._left(cut), self.model.costs
         return Cost(
-            costs.weights(left),
-            costs.multiply_adds(left),
+            costs.weights(left.counts(), left.dropped.leaves),
+            costs.multiply_adds(left.counts(), left.dropped.dead),
             costs.weights({}),
             costs.multiply_adds({}),
         )
@@ -216,7 +275,7 @@ class Dependencies:
             cut: The cut.
         """
         self._left(cut)
-        return SmallFunction(self.model, cut, self.reread)
+        return SmallFunction(Models(self.model, self.reread), cut)
 
     def verify(self, params: Any, cut: Cut, *inputs: Any, tolerance: float | None = None) -> float:
         """Runs the small model beside the masked one.
@@ -244,10 +303,10 @@ class Dependencies:
         whole = jax.jit(functools.partial(_run_whole, model))
 
         def compare(cut: Cut, params: Any) -> float:
-            left = remains(cut, model.groups, model.blocks)
+            left = remains(cut, model)
             masked = apply_mask(params, self.mask(params, cut))
             expected = whole(flat_arrays(masked, inputs))
-            small = SmallFunction(model, cut, self.reread)
+            small = SmallFunction(Models(model, self.reread), cut)
             found = small.run(self.shrink(params, cut), inputs)
             axes = model.body.outputs
             return difference([left.take(x, a) for x, a in zip(expected, axes, strict=True)], found)
@@ -258,7 +317,7 @@ class Dependencies:
     def _left(self, cut: Cut) -> Remains:
         if not isinstance(cut, Cut):
             raise PruningError(f"expected a jp.Cut, as choose makes it, got {type(cut).__name__}.")
-        return remains(cut, self.model.groups, self.model.blocks)
+        return remains(cut, self.model)
 
     def _check(self, params: Any) -> None:
         found = [leaf for leaf in leaves(params) if is_array(leaf.value)]
@@ -284,15 +343,6 @@ def _other_shape(leaf: Leaf, expected: Leaf) -> Problem | None:
         f"{leaf.name} has shape {tuple(leaf.value.shape)}, and had {tuple(expected.value.shape)} "
         "when the dependencies were read: pass the whole parameters.",
     )
-
-
-def _mask(leaf: Leaf, axes: Axes, left: Remains) -> Any:
-    if left.whole(axes):
-        return None
-    kept = np.ones(leaf.value.shape, bool)
-    for axis, block in enumerate(axes):
-        kept &= np.expand_dims(left.of(block), [k for k in range(kept.ndim) if k != axis])
-    return placed(jax.device_put(kept), leaf.value)
 
 
 def dependencies(f: Callable[..., Any], params: Any, *inputs: Any, keep: Keep = ()) -> Dependencies:

@@ -1,20 +1,19 @@
 """The function of a model at its new sizes."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from jaxprune._errors import Problem, PruningError, StructureMismatch, raise_problems
+from jaxprune._errors import Problem, StructureMismatch, raise_problems
 from jaxprune._tree import Leaf, is_array, leaves, rebuild
 from jaxprune.shrinking._cut import Cut
 from jaxprune.shrinking._model import Model
+from jaxprune.shrinking._models import Models
 from jaxprune.shrinking._remains import Remains, remains
 from jaxprune.shrinking._small import Small
-from jaxprune.shrinking._traced import flat_arrays, flat_constants
-
-Reread = Callable[[tuple[Any, ...]], Model]
+from jaxprune.shrinking._traced import flat_arrays
 
 
 @dataclasses.dataclass(slots=True, eq=False, weakref_slot=True, repr=False)
@@ -26,15 +25,12 @@ class SmallFunction:
     whole function is traced again with them, once for each, and cut alike.
 
     Attributes:
-        model: The model, as it was read.
+        models: The model, as it was read with inputs of several shapes.
         cut: What is left of it.
-        reread: Reads the whole model again for other inputs.
     """
 
-    model: Model
+    models: Models
     cut: Cut
-    reread: Reread
-    _others: list[Model] = dataclasses.field(default_factory=list)
 
     def __call__(self, params: Any, *inputs: Any) -> Any:
         """The result of the whole function with masked parameters.
@@ -43,12 +39,15 @@ class SmallFunction:
             params: The small parameters.
             *inputs: The other arguments.
         """
-        model = self._for(params, inputs)
-        left = remains(self.cut, model.groups, model.blocks)
+        model = self.models.that_takes(params, inputs)
+        left = remains(self.cut, model)
         found = [leaf for leaf in leaves(params) if is_array(leaf.value)]
         _check_params(model, left, found)
-        results = Small(left).run(model.body, flat_arrays(params, inputs))
-        return model.traced.packed(results)
+        rest = iter(flat_arrays(params, inputs))
+        arrays = [
+            None if k in left.dropped.leaves else next(rest) for k in range(len(model.body.inputs))
+        ]
+        return model.traced.packed(Small(left).run(model.body, arrays))
 
     def run(self, params: Any, inputs: tuple[Any, ...]) -> list[Any]:
         """The arrays of the result, flat, of a compiled call."""
@@ -66,58 +65,18 @@ class SmallFunction:
         return flat(flat_arrays(params, inputs))
 
     def __repr__(self) -> str:
-        return f"SmallFunction(without units of {len(self.cut.kept)} groups)"
-
-    def _for(self, params: Any, inputs: tuple[Any, ...]) -> Model:
-        """The model, read with inputs like these."""
-        for model in (self.model, *self._others):
-            if _takes(model, params, inputs):
-                return model
-        model = self.reread(inputs)
-        same = [
-            (name, group.units, group.members)
-            for name, group in model.groups.items()
-            if not group.refused
-        ]
-        if same != [
-            (name, group.units, group.members)
-            for name, group in self.model.groups.items()
-            if not group.refused
-        ]:
-            raise PruningError(
-                "with inputs of these shapes other units belong together than with those that the "
-                "dependencies were read with: call jp.dependencies with these inputs."
-            )
-        self._others.append(model)
-        return model
-
-
-def _takes(model: Model, params: Any, inputs: tuple[Any, ...]) -> bool:
-    arrays = [leaf.value for leaf in leaves(inputs) if is_array(leaf.value)]
-    expected = [leaf.value for leaf in model.traced.inputs]
-    constants = flat_constants(params, inputs)
-    return (
-        len(arrays) == len(expected)
-        and all(map(_alike, arrays, expected))
-        and len(constants) == len(model.traced.constants)
-        and all(a is b or a == b for a, b in zip(constants, model.traced.constants, strict=True))
-    )
-
-
-def _alike(one: Any, other: Any) -> bool:
-    return tuple(one.shape) == tuple(other.shape) and one.dtype == other.dtype
+        return f"SmallFunction(without parts of {len(self.cut.kept)} groups and blocks)"
 
 
 def _check_params(model: Model, left: Remains, found: Sequence[Leaf]) -> None:
     """Refuses parameters that are not those of the cut."""
-    if len(found) != len(model.leaves):
+    axes = [axes for k, axes in enumerate(model.axes) if k not in left.dropped.leaves]
+    if len(found) != len(axes):
         raise StructureMismatch(
-            f"the params have {len(found)} arrays, and the model has {len(model.leaves)}: pass "
-            "what shrink made of them."
+            f"the params have {len(found)} arrays, and {len(axes)} are left by this cut: pass what "
+            "shrink made of the parameters with the same cut."
         )
-    raise_problems(
-        _problem(leaf, left.shape(axes)) for leaf, axes in zip(found, model.axes, strict=True)
-    )
+    raise_problems(_problem(leaf, left.shape(of)) for leaf, of in zip(found, axes, strict=True))
 
 
 def _problem(leaf: Leaf, expected: tuple[int, ...]) -> Problem | None:

@@ -1,5 +1,6 @@
 """Units that are gone already: zero, or masked, in every leaf that they are a part of."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,26 @@ def cut_of(model: Model, tree: Any) -> Cut:
                 np.logical_or.at(alive, numbers[numbers >= 0], there[numbers >= 0])
         if alive.any() and not alive.all():
             kept[name] = tuple(np.flatnonzero(alive).tolist())
+    kept |= _blocks(model, values)
     if not kept:
         raise NoMatch(
             "no unit of the tree is gone: every one has a weight that is not zero. Prune whole "
             "units with jp.Coupled, or choose a cut."
         )
     return Cut(kept)
+
+
+def _blocks(model: Model, values: Sequence[Any]) -> dict[str, tuple[int, ...]]:
+    """The residual blocks that add nothing: all of their last leaves are zero."""
+    kept = {}
+    for name, block in model.depth.blocks.items():
+        last = model.depth.places[name].last
+        if block.refused or not last or not all(is_array(values[k]) for k in last):
+            continue
+        alive = np.zeros(block.units, bool)
+        for k in last:
+            alive |= (np.asarray(values[k]) != 0).reshape(block.units, -1).any(1)
+        units = tuple(np.flatnonzero(alive).tolist())
+        if len(units) < block.units and (units or block.units == 1):
+            kept[name] = units
+    return kept

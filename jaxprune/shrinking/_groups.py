@@ -1,7 +1,8 @@
 """Groups: the units of one kind that a model can be cut by, and what each of them costs."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from jaxprune._text import integer, table
 from jaxprune._tree import Leaf
@@ -38,42 +39,58 @@ class Group:
     refused: str = ""
 
 
+# A number, and the blocks whose sizes multiply it.
+Term: TypeAlias = tuple[int, tuple[Block, ...]]
+
+
 class Costs:
     """What the parameters and the products of a program cost at any sizes.
 
     Attributes:
-        leaves: The axes of each leaf that counts.
-        products: For each product how often it runs, and the blocks whose sizes multiply.
+        leaves: By the number of each leaf that counts: the blocks whose sizes multiply.
+        products: For each product its step, how many multiply-adds an entry takes, and the blocks
+            whose sizes multiply.
     """
 
-    def __init__(self, body: Body, leaves: Sequence[Axes]) -> None:
-        self.leaves = [(1, axes) for axes in leaves]
+    def __init__(self, body: Body, leaves: Mapping[int, Axes]) -> None:
+        self.leaves: list[tuple[int, Term]] = [(k, (1, axes)) for k, axes in leaves.items()]
         self.products = [
-            (factor * times, blocks)
-            for step, times in body.all_steps()
+            (step, (factor, (*turns, *blocks)))
+            for step, turns in body.all_steps()
             for factor, blocks in _product(step)
         ]
-        self._by_unit = [_by_unit(self.leaves), _by_unit(self.products)]
+        self._by_unit = [_by_unit([term for _, term in each]) for each in self._terms]
 
-    def weights(self, left: Mapping[Block, int]) -> int:
-        """How many weights there are where `left` units of each block are."""
-        return sum(_cost(term, left) for term in self.leaves)
+    @property
+    def _terms(self) -> tuple[Sequence[tuple[Any, Term]], ...]:
+        return self.leaves, self.products
 
-    def multiply_adds(self, left: Mapping[Block, int]) -> int:
-        """How many multiply-adds there are where `left` units of each block are."""
-        return sum(_cost(term, left) for term in self.products)
+    def weights(self, left: Mapping[Block, int], gone: Container[int] = ()) -> int:
+        """How many weights there are.
+
+        Args:
+            left: How many units are left, by block.
+            gone: The numbers of leaves that are gone as a whole.
+        """
+        return sum(_cost(term, left) for k, term in self.leaves if k not in gone)
+
+    def multiply_adds(self, left: Mapping[Block, int], dead: Container[Step] = ()) -> int:
+        """How many multiply-adds there are.
+
+        Args:
+            left: How many units are left, by block.
+            dead: Steps that do not run any more.
+        """
+        return sum(_cost(term, left) for step, term in self.products if step not in dead)
 
     def of_unit(self, unit: Block) -> tuple[int, int]:
         """The weights and the multiply-adds that go with one unit of a block."""
         less = {unit: unit.size - 1}
         weights, multiply_adds = (
-            sum(_cost(terms[k], {}) - _cost(terms[k], less) for k in by_unit.get(unit, ()))
-            for terms, by_unit in zip((self.leaves, self.products), self._by_unit, strict=True)
+            sum(_cost(terms[k][1], {}) - _cost(terms[k][1], less) for k in by_unit.get(unit, ()))
+            for terms, by_unit in zip(self._terms, self._by_unit, strict=True)
         )
         return weights, multiply_adds
-
-
-Term = tuple[int, tuple[Block, ...]]
 
 
 def _cost(term: Term, left: Mapping[Block, int]) -> int:
@@ -141,11 +158,16 @@ def found_groups(
     return found
 
 
-def _name(path: str, role: str) -> str:
+def module_of(path: str) -> str:
+    """The module that a leaf belongs to, or the leaf itself where that is all that is known."""
     parts = path.split("/")
     if len(parts) > 1 and parts[-1] in _LEAF_NAMES:
         parts.pop()
-    return ("/".join(parts) or "array") + (f":{role}" if role else "")
+    return "/".join(parts) or "array"
+
+
+def _name(path: str, role: str) -> str:
+    return module_of(path) + (f":{role}" if role else "")
 
 
 def _unused(name: str, axis: int, taken: Mapping[str, object]) -> str:

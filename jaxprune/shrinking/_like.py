@@ -17,7 +17,8 @@ def shrink_tree(tree: Any, like: Sequence[Leaf], axes: Sequence[Axes], left: Rem
     """A tree without what is cut.
 
     Each of its arrays is cut as the leaf of the parameters whose path ends as its own does, for as
-    many parts as any, and whose shape it has, or has behind further axes. Other arrays stay.
+    many parts as any, and whose shape it has, or has behind further axes. Where that leaf is gone
+    as a whole there is None. Other arrays stay.
 
     Args:
         tree: Parameters, or any tree like them: an average, gradients, a mask, an optimizer's
@@ -42,6 +43,8 @@ def shrink_tree(tree: Any, like: Sequence[Leaf], axes: Sequence[Axes], left: Rem
 def _shrunk(
     leaf: Leaf, found: Sequence[int], like: Sequence[Leaf], axes: Sequence[Axes], left: Remains
 ) -> tuple[Any, Problem | None]:
+    if is_array(leaf.value) and found and left.dropped.leaves.issuperset(found):
+        return None, None
     if not is_array(leaf.value) or np.size(leaf.value) <= 1:
         # Counts, holes, and what stands where there is no statistic.
         return leaf.value, None

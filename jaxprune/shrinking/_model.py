@@ -12,6 +12,7 @@ from jaxprune._text import shown
 from jaxprune._tree import Leaf, is_array
 from jaxprune._where import Pattern, covers, no_match
 from jaxprune.shrinking._blocks import Block, join, pin
+from jaxprune.shrinking._depth import Depth, depth_of
 from jaxprune.shrinking._groups import Costs, Group, found_groups
 from jaxprune.shrinking._paths import Paths
 from jaxprune.shrinking._program import Axes, Body, Why, couple_program, fresh
@@ -35,6 +36,7 @@ class Model:
         blocks: Their blocks by name.
         costs: What units cost.
         multiplied: The numbers of the leaves that products and convolutions read.
+        depth: Its residual blocks.
     """
 
     traced: Traced
@@ -44,6 +46,7 @@ class Model:
     blocks: Mapping[str, Block]
     costs: Costs
     multiplied: frozenset[int]
+    depth: Depth
 
     def scored_members(
         self, name: str, there: Container[int] | None = None
@@ -80,7 +83,7 @@ def read_model(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...], keep
     leaves = program.leaves
     axes = [fresh(leaf.value.shape) for leaf in leaves]
     _pin_leaves(program, axes)
-    _pin_kept(leaves, axes, keep)
+    kept = _pin_kept(leaves, axes, keep)
     given = [fresh(leaf.value.shape) for leaf in program.inputs]
     for leaf, blocks in zip(program.inputs, given, strict=True):
         number, _, path = leaf.path.partition("/")
@@ -89,8 +92,7 @@ def read_model(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...], keep
             pin(block, Why(f"it is axis {k} of {of}, and only what is passed in params is cut"))
     body = couple_program(program.jaxpr, [*axes, *given])
     _settle_results(program, axes, body.outputs)
-    counted = [a for leaf, a in zip(leaves, axes, strict=True) if _is_float(leaf.value)]
-    costs = Costs(body, counted)
+    costs = Costs(body, {k: axes[k] for k, leaf in enumerate(leaves) if _is_float(leaf.value)})
     roles = Roles(body, values_of(axes, given))
     found = found_groups(leaves, axes, roles, costs)
     inexact = inexact_units(body, [*map(everywhere, axes), *map(nowhere, given)])
@@ -99,7 +101,9 @@ def read_model(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...], keep
         for name, (group, block) in found.items()
     }
     by_name = {name: block for name, (_, block) in found.items()}
-    return Model(program, body, tuple(axes), groups, by_name, costs, frozenset(roles.multiplied))
+    multiplied = frozenset(roles.multiplied)
+    depth = depth_of(body, leaves, axes, costs=costs, multiplied=multiplied, kept=kept)
+    return Model(program, body, tuple(axes), groups, by_name, costs, multiplied, depth)
 
 
 def _is_float(value: Any) -> bool:
@@ -120,22 +124,25 @@ def _pin_leaves(program: Traced, axes: Sequence[Axes]) -> None:
             pin(block, Why(why))
 
 
-def _pin_kept(leaves: Sequence[Leaf], axes: Sequence[Axes], keep: Keep) -> None:
-    """Keeps what the caller wants kept."""
+def _pin_kept(leaves: Sequence[Leaf], axes: Sequence[Axes], keep: Keep) -> dict[int, str]:
+    """Keeps what the caller wants kept, and says why, by the number of the leaf."""
     if isinstance(keep, Mapping):
         wanted = list(keep.items())
     else:
         patterns = [keep] if isinstance(keep, str | re.Pattern) else keep
         wanted = [(pattern, None) for pattern in patterns]
     problems = []
+    kept: dict[int, str] = {}
     for pattern, only in wanted:
         members = [k for k, leaf in enumerate(leaves) if covers(pattern, leaf.path)]
         if not members:
             problems.append(no_match(pattern, [leaf.path for leaf in leaves]))
         for k in members:
+            kept.setdefault(k, f"keep={pattern!r} keeps {leaves[k].name}")
             for axis in _kept_axes(leaves[k], only):
                 pin(axes[k][axis], Why(f"keep={pattern!r} keeps {leaves[k].name}"))
     raise_problems(problems)
+    return kept
 
 
 def _kept_axes(leaf: Leaf, only: Any) -> list[int]:

@@ -35,7 +35,7 @@ class Why:
         return f"{self.words} at {source}" if source else self.words
 
 
-@dataclasses.dataclass(slots=True, repr=False)
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Step:
     """One equation of a program.
 
@@ -47,6 +47,7 @@ class Step:
         results: The axes of its results.
         bodies: The programs that it runs.
         groups: Of a convolution in groups, the groups.
+        turns: Of a scan, its turns: the axis along which it takes its operands apart.
         derivative: Of a call with a forward derivative of its own: that, and its program.
     """
 
@@ -57,6 +58,7 @@ class Step:
     results: list[Axes]
     bodies: list["Body"] = dataclasses.field(default_factory=list)
     groups: Block | None = None
+    turns: Block | None = None
     derivative: "tuple[ForwardDerivative, Body] | None" = None
 
 
@@ -78,13 +80,13 @@ class Body:
     steps: list[Step]
     outputs: list[Axes]
 
-    def all_steps(self, times: int = 1) -> Iterator[tuple[Step, int]]:
-        """Every step, those inside of others too, and how often it runs."""
+    def all_steps(self, turns: Axes = ()) -> Iterator[tuple[Step, Axes]]:
+        """Every step, those inside of others too, with the turns of the scans that hold it."""
         for step in self.steps:
-            yield step, times
-            turns = getattr(step.reading, "length", 1)
+            yield step, turns
+            inside = turns if step.turns is None else (*turns, step.turns)
             for body in step.bodies:
-                yield from body.all_steps(times * turns)
+                yield from body.all_steps(inside)
 
 
 class Place:

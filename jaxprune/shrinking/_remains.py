@@ -13,7 +13,8 @@ from jaxprune._kernels.sharding import on_any_mesh, placed
 from jaxprune._text import shown
 from jaxprune.shrinking._blocks import Block, Kept, kept_positions, root
 from jaxprune.shrinking._cut import Cut
-from jaxprune.shrinking._groups import Group
+from jaxprune.shrinking._dropped import NOTHING, Dropped
+from jaxprune.shrinking._model import Model
 from jaxprune.shrinking._program import Axes
 
 
@@ -22,10 +23,11 @@ class Remains:
 
     Attributes:
         kept: For each block of units that loses some, which of them stay.
+        dropped: What is left out of the program.
     """
 
-    def __init__(self, kept: Mapping[Block, Kept]) -> None:
-        self.kept = kept
+    def __init__(self, kept: Mapping[Block, Kept], dropped: Dropped = NOTHING) -> None:
+        self.kept, self.dropped = kept, dropped
         self._known: dict[Block, Kept] = {}
 
     def of(self, block: Block) -> Kept:
@@ -107,40 +109,45 @@ def _take(value: jax.Array, positions: tuple[int, ...], axis: int) -> jax.Array:
 _taken = jax.jit(_take, static_argnums=(1, 2))
 
 
-def remains(cut: Cut, groups: Mapping[str, Group], blocks: Mapping[str, Block]) -> Remains:
+def remains(cut: Cut, model: Model) -> Remains:
     """What a cut leaves of a model.
 
     Raises:
-        NoMatch: It names groups that the model does not have.
+        NoMatch: It names groups or blocks that the model does not have.
         InvalidPattern: It keeps no unit of a group, or units that there are not, or cuts what
             cannot be cut.
     """
-    raise_problems(_problem(name, units, groups) for name, units in cut.kept.items())
+    raise_problems(_problem(name, units, model) for name, units in cut.kept.items())
     kept = {}
+    branches = []
     for name, units in cut.kept.items():
-        left = np.zeros(groups[name].units, bool)
+        if name in model.depth.blocks and model.depth.blocks[name].units == 1:
+            branches += [] if units else [name]
+            continue
+        block = model.blocks.get(name) or model.depth.places[name].layers
+        left = np.zeros(block.size, bool)
         left[list(units)] = True
         if not left.all():
-            kept[blocks[name]] = left
-    return Remains(kept)
+            kept[block] = left
+    return Remains(kept, model.depth.without(branches))
 
 
-def _problem(name: str, units: tuple[int, ...], groups: Mapping[str, Group]) -> Problem | None:
-    group = groups.get(name)
-    if group is None:
+def _problem(name: str, units: tuple[int, ...], model: Model) -> Problem | None:
+    found = model.groups.get(name) or model.depth.blocks.get(name)
+    if found is None:
         return Problem(
             NoMatch,
-            f"the cut names the group {name!r}, which this model does not have: it was made for "
-            "another one. Make it with choose of these dependencies.",
+            f"the cut names {name!r}, which this model does not have: it was made for another "
+            "one. Make it with choose of these dependencies.",
         )
-    if group.refused and len(set(units)) != group.units:
-        return Problem(InvalidPattern, f"the group {name!r} cannot be cut: {group.refused}.")
-    if not units:
+    if found.refused and len(set(units)) != found.units:
+        return Problem(InvalidPattern, f"{name!r} cannot be cut: {found.refused}.")
+    if not units and not (name in model.depth.blocks and found.units == 1):
         return Problem(InvalidPattern, f"the cut keeps no unit of {name!r}: at least one stays.")
-    if len(set(units)) != len(units) or not all(0 <= unit < group.units for unit in units):
+    if len(set(units)) != len(units) or not all(0 <= unit < found.units for unit in units):
         return Problem(
             InvalidPattern,
             f"the cut keeps the units {shown(units)} of {name!r}: expected different numbers from "
-            f"0 to {group.units - 1}. Was it made for another model?",
+            f"0 to {found.units - 1}. Was it made for another model?",
         )
     return None

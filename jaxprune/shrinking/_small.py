@@ -47,16 +47,19 @@ class Small:
         def read(variable: Any, axes: Axes) -> Any:
             if _jax.is_known(variable):
                 return self.left.take(variable.val, axes)
-            return known[variable]
+            # Only what is left out needs what is not there.
+            return known.get(variable)
 
         for step in body.steps:
+            if step in self.left.dropped.dead:
+                continue
             operands = [
                 read(variable, axes)
                 for variable, axes in zip(step.equation.invars, step.operands, strict=True)
             ]
             results = self._step(step, operands)
             for result, axes in zip(results, step.results, strict=True):
-                expected = self.left.shape(axes)
+                expected = () if result is None else self.left.shape(axes)
                 assert np.shape(result) == expected, (step.equation, np.shape(result), expected)
             known.update(zip(step.equation.outvars, results, strict=True))
         return [
@@ -65,7 +68,11 @@ class Small:
         ]
 
     def _step(self, step: Step, operands: Sequence[Any]) -> Sequence[Any]:
-        if all(self.left.whole(axes) for axes in (*step.operands, *step.results)):
+        dropped = self.left.dropped
+        if step in dropped.streams:
+            return [operands[dropped.streams[step]]]
+        whole = all(self.left.whole(axes) for axes in (*step.operands, *step.results))
+        if whole and step not in dropped.opened:
             return _jax.run(step.equation, operands)
         return run_small(step.reading, step, operands, self)
 
@@ -203,11 +210,12 @@ def _(reading: Scan, step: Step, operands: Sequence[Any], small: Small) -> Seque
         results = small.run(step.bodies[0], [*constants, *carry, *one])
         return results[: reading.carry], results[reading.carry :]
 
+    assert step.turns is not None
     carry, stacked = lax.scan(
         turn,
         list(operands[reading.constants : depth]),
         list(operands[depth:]),
-        length=reading.length,
+        length=int(np.count_nonzero(small.left.of(step.turns))),
         reverse=reading.reverse,
         unroll=_jax_layouts.unroll(step.equation),
     )

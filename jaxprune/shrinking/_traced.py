@@ -48,8 +48,13 @@ def flat_arrays(params: Any, inputs: tuple[Any, ...]) -> list[Any]:
 
 
 def flat_constants(params: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What stands among the arguments as it is, which the program has in it."""
-    return tuple(leaf.value for leaf in leaves((params, inputs)) if not is_array(leaf.value))
+    """What stands among the arguments as it is, which the program has in it.
+
+    Where a leaf of the parameters is gone as a whole there is None.
+    """
+    kept = [leaf.value for leaf in leaves(params) if leaf.value is not None]
+    values = [*kept, *(leaf.value for leaf in leaves(inputs))]
+    return tuple(value for value in values if not is_array(value))
 
 
 def traced(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> Traced:

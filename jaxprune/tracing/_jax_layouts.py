@@ -164,6 +164,11 @@ def has_backward_derivative(equation: JaxprEqn) -> bool:
     return equation.primitive.name.startswith("custom_vjp_call")
 
 
+def is_sum(equation: JaxprEqn) -> bool:
+    """Whether an equation adds two arrays, entry by entry."""
+    return equation.primitive.name in ("add", "add_any")
+
+
 def effects(jaxpr: AnyJaxpr) -> list[str]:
     """The side effects of a program, each with its line: printing, callbacks, what is written."""
     return [

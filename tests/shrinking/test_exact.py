@@ -121,4 +121,4 @@ def test_a_batch_of_another_size_is_traced_again_and_no_other():
     np.testing.assert_allclose(both[:1], both[1:], rtol=1e-5)
     assert both.shape == (2, 7)
     faster(small, double)
-    assert len(faster._others) == 1
+    assert len(faster.models.others) == 1

@@ -1,0 +1,249 @@
+"""Finds the residual blocks of a model: branches, and the layers of stacks."""
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from jaxprune._tree import Leaf, is_prunable
+from jaxprune.shrinking._blocks import ONE, Block, atoms, root
+from jaxprune.shrinking._dropped import Dropped, dropped
+from jaxprune.shrinking._flow import Flow, Operation
+from jaxprune.shrinking._groups import Costs, module_of
+from jaxprune.shrinking._program import Axes, Body, Step, Why
+from jaxprune.shrinking._residual import Facts, Sum, facts_of, sums
+from jaxprune.shrinking._residual_blocks import ResidualBlock
+from jaxprune.shrinking._stacks import Stack, stacks
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where a residual block is in a program.
+
+    Attributes:
+        step: The sum that the branch goes into, or the scan over the stack.
+        stream: Of a sum, which of its operands is the stream; None for a stack.
+        last: The numbers of the leaves which, where they are zero, make it add nothing.
+        streams: For each value that is added to: its number among the results, and the axes along
+            which the vectors are that the last leaves write.
+    """
+
+    step: Step
+    stream: int | None
+    last: frozenset[int]
+    streams: tuple[tuple[int, tuple[int, ...]], ...] = ()
+
+    @property
+    def layers(self) -> Block:
+        """The axis that the layers of a stack are along."""
+        assert self.step.turns is not None
+        return root(self.step.turns)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Depth:
+    """The residual blocks of a model, by name.
+
+    Attributes:
+        flow: The program as a list of operations.
+        leaf_count: How many of its inputs are leaves of the parameters.
+        blocks: The blocks.
+        places: Where they are.
+    """
+
+    flow: Flow
+    leaf_count: int
+    blocks: Mapping[str, ResidualBlock]
+    places: Mapping[str, Place]
+
+    def without(self, names: Iterable[str]) -> Dropped:
+        """What is left out of the program with some branches."""
+        places = [self.places[name] for name in names]
+        streams = {place.step: place.stream for place in places if place.stream is not None}
+        return dropped(self.flow, self.leaf_count, streams)
+
+
+class _Found(NamedTuple):
+    """A block before it has a name: it is called as the common module of some leaves.
+
+    Attributes:
+        block: The block; its name is its role.
+        place: Where it is.
+        paths: The paths of the leaves that it is called by.
+        dead: The steps that go with it.
+    """
+
+    block: ResidualBlock
+    place: Place
+    paths: tuple[str, ...]
+    dead: frozenset[Step] = frozenset()
+
+    def refused(self, why: str) -> "_Found":
+        """The same, refused."""
+        return self._replace(block=dataclasses.replace(self.block, refused=why))
+
+
+def depth_of(
+    body: Body,
+    leaves: Sequence[Leaf],
+    axes: Sequence[Axes],
+    *,
+    costs: Costs,
+    multiplied: Collection[int],
+    kept: Mapping[int, str],
+) -> Depth:
+    """Finds the residual blocks of a program.
+
+    Args:
+        body: The program: (leaves, data) to results.
+        leaves: The leaves of the parameters.
+        axes: Their axes.
+        costs: What units cost.
+        multiplied: The numbers of the leaves that products and convolutions read.
+        kept: Why some leaves are to stay, by number.
+    """
+    count, others = len(leaves), len(body.inputs) - len(leaves)
+    silences = [
+        frozenset([k]) if is_prunable(leaf.value) else None for k, leaf in enumerate(leaves)
+    ]
+    facts = facts_of(body, [*silences, *[None] * others], [False] * count + [True] * others)
+    finder = _Finder(facts, leaves, axes, costs, frozenset(multiplied), kept)
+    found = [one for each in sums(facts) if (one := finder.of_sum(each)) is not None]
+    found += [finder.of_stack(stack) for stack in stacks(facts, axes, multiplied)]
+    order = {op.step: k for k, op in enumerate(facts.flow.operations)}
+    found.sort(key=lambda one: order[one.place.step])
+    # What is inside of a branch that can be left out needs no excuse.
+    inside = {step for one in found if not one.block.refused for step in one.dead}
+    found = [one for one in found if not one.block.refused or one.place.step not in inside]
+    names = _names(found)
+    return Depth(
+        facts.flow,
+        count,
+        {
+            name: dataclasses.replace(one.block, name=name)
+            for name, one in zip(names, found, strict=True)
+        },
+        {name: one.place for name, one in zip(names, found, strict=True)},
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Finder:
+    """What blocks are made of."""
+
+    facts: Facts
+    leaves: Sequence[Leaf]
+    axes: Sequence[Axes]
+    costs: Costs
+    multiplied: frozenset[int]
+    kept: Mapping[int, str]
+
+    def of_sum(self, one: Sum) -> _Found | None:
+        """The branch that goes into a sum, if it has matrices of its own."""
+        sides = [self.facts.silences[number] for number in one.operation.operands]
+        if sides[0] is not None and sides[1] is not None and sides[0] & sides[1]:
+            # Both are made of one leaf: the halves of rotary pairs, say.
+            return None
+        if one.stream is not None:
+            return self._branch(one.operation, one.stream)
+        if None in sides:
+            return None
+        found = [self._branch(one.operation, k) for k in (0, 1)]
+        if found[0] is None or found[1] is None:
+            return None
+        skip, branch = sorted(filter(None, found), key=lambda each: each.block.weights)
+        words = f"what it is added to has weights of its own, such as `{skip.paths[0]}`"
+        return branch.refused(str(Why(words, one.operation.step.equations)))
+
+    def _branch(self, op: Operation, stream: int) -> _Found | None:
+        """The other operand of a sum, if nothing else reads some matrices that it reads."""
+        without = dropped(self.facts.flow, len(self.leaves), {op.step: stream})
+        if self.multiplied.isdisjoint(without.leaves):
+            return None
+        last = self.facts.silences[op.operands[1 - stream]]
+        refused = self._why_not(last, without.leaves)
+        costs = self.costs
+        block = ResidualBlock(
+            "branch",
+            1,
+            self._paths(without.leaves),
+            self._paths(last or ()),
+            costs.weights({}) - costs.weights({}, without.leaves),
+            costs.multiply_adds({}) - costs.multiply_adds({}, without.dead),
+            refused and str(Why(refused, op.step.equations)),
+        )
+        place = Place(
+            op.step,
+            stream,
+            last or frozenset(),
+            ((0, self._vector(op.step.results[0], last or (), without.leaves)),),
+        )
+        return _Found(block, place, self._paths(without.leaves & self.multiplied), without.dead)
+
+    def of_stack(self, stack: Stack) -> _Found:
+        """The layers of a stack."""
+        step = stack.step
+        refused = stack.refused or self._kept(stack.leaves)
+        assert step.turns is not None
+        layers = root(step.turns)
+        block = ResidualBlock(
+            "layers",
+            layers.size,
+            self._paths(stack.leaves),
+            self._paths(stack.last),
+            *self.costs.of_unit(layers),
+            refused,
+        )
+        streams = [
+            (k, self._vector(step.results[k], stack.last, stack.leaves)) for k in stack.carries
+        ]
+        paths = self._paths(self.multiplied.intersection(stack.leaves))
+        return _Found(block, Place(step, None, stack.last, tuple(streams)), paths)
+
+    def _why_not(self, last: frozenset[int] | None, gone: frozenset[int]) -> str:
+        if last is None:
+            return "no weights of its own make it add zero"
+        shared = sorted(last - gone)
+        if shared:
+            return f"{self.leaves[shared[0]].name} makes it add zero, and is read elsewhere too"
+        return self._kept(gone)
+
+    def _kept(self, numbers: Iterable[int]) -> str:
+        return next((self.kept[k] for k in sorted(numbers) if k in self.kept), "")
+
+    def _paths(self, numbers: Iterable[int]) -> tuple[str, ...]:
+        return tuple(self.leaves[k].path for k in sorted(numbers))
+
+    def _vector(self, axes: Axes, *leaves: Iterable[int]) -> tuple[int, ...]:
+        """The axes of a value that some leaves share with it: those of the first that do."""
+        for numbers in leaves:
+            units = {unit for k in numbers for block in self.axes[k] for unit in atoms(block)}
+            units.discard(ONE)
+            found = tuple(k for k, block in enumerate(axes) if not units.isdisjoint(atoms(block)))
+            if found:
+                return found
+        return tuple(range(len(axes)))
+
+
+def _names(found: Sequence[_Found]) -> list[str]:
+    """A name for each: where its weights are; where several are in one place, its last weights."""
+    names = [_named(one.paths, one) for one in found]
+    once = Counter(names)
+    names = [
+        name if name and once[name] == 1 else _named(one.block.last, one) or one.block.name
+        for name, one in zip(names, found, strict=True)
+    ]
+    taken: Counter[str] = Counter()
+    for k, name in enumerate(names):
+        taken[name] += 1
+        if taken[name] > 1:
+            names[k] = f"{name}#{taken[name]}"
+    return names
+
+
+def _named(paths: Sequence[str], one: _Found) -> str:
+    """The module that leaves have in common, with the role; "" where they have none."""
+    parts = zip(*(module_of(path).split("/") for path in paths), strict=False)
+    shared = [same[0] for same in itertools.takewhile(lambda each: len({*each}) == 1, parts)]
+    return f"{'/'.join(shared)}:{one.block.name}" if shared else ""

@@ -1,0 +1,94 @@
+"""Which leaves make a value zero, whatever else there is, if they are zero."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from jaxprune.shrinking._flow import Flow, Operation
+from jaxprune.shrinking._zeros import constant
+from jaxprune.tracing import _layouts as at
+from jaxprune.tracing._readings import Call
+
+# The numbers of leaves which together make a value zero; None where no leaves do.
+Silence: TypeAlias = frozenset[int] | None
+
+_OF_FIRST = (
+    at.Transposed
+    | at.Reshaped
+    | at.Broadcast
+    | at.Squeezed
+    | at.Sliced
+    | at.Tiled
+    | at.LookedUp
+    | at.Window
+)
+
+
+def silences(flow: Flow, inputs: Sequence[Silence], data: set[int]) -> dict[int, Silence]:
+    """For each value the leaves that make it zero: the last ones on the way to it.
+
+    Args:
+        flow: The program.
+        inputs: The same for its inputs.
+        data: The numbers of the values that depend on data.
+    """
+    found: dict[int, Silence] = dict(zip(flow.inputs, inputs, strict=True))
+    for number, value in flow.constants.items():
+        found[number] = frozenset() if constant(value, ()).number == 0 else None
+    for op in flow.operations:
+        found.update(zip(op.results, _of_results(op, found, data), strict=True))
+    return found
+
+
+def _of_results(op: Operation, found: dict[int, Silence], data: set[int]) -> list[Silence]:
+    sets = [found[number] for number in op.operands]
+    reading, count = op.step.reading, len(op.results)
+    if isinstance(reading, at.Same):
+        return sets
+    if isinstance(reading, Call):
+        return _of_call(op, sets, data)
+    if isinstance(reading, at.Reduced) and reading.is_sum:
+        return [sets[k % len(sets)] for k in range(count)]
+    if isinstance(reading, at.Mixed) and reading.keeps_zeros:
+        return [*sets, *[None] * count][:count]
+    return [_of_each(op, sets, found, data)] * count
+
+
+def _of_call(op: Operation, sets: Sequence[Silence], data: set[int]) -> list[Silence]:
+    flow = Flow(op.step.bodies[0])
+    pairs = zip(flow.inputs, op.operands, strict=True)
+    inside = silences(flow, sets, flow.made_of(own for own, number in pairs if number in data))
+    return [inside[number] for number in flow.outputs]
+
+
+def _of_each(
+    op: Operation, sets: Sequence[Silence], found: dict[int, Silence], data: set[int]
+) -> Silence:
+    """Of operations whose results are all zero where one is."""
+    silence: Silence = None
+    match op.step.reading:
+        case at.Aligned(zero="all" | "max" | "min") | at.Concatenated() | at.Stacked():
+            silence = _all(sets)
+        case at.Padded() | at.Placed():
+            silence = _all(sets[:2])
+        case at.Aligned(zero="cases"):
+            silence = _all(sets[1:])
+        case at.Aligned(zero="any"):
+            silence = _any(op.operands, found, data)
+        case at.Product() | at.RaggedProduct() | at.Convolved():
+            silence = _any(op.operands[:2], found, data)
+        case at.Aligned(zero="first"):
+            silence = sets[0]
+        case reading if isinstance(reading, _OF_FIRST):
+            silence = sets[0]
+    return silence
+
+
+def _all(sets: Sequence[Silence]) -> Silence:
+    known = [each for each in sets if each is not None]
+    return frozenset().union(*known) if len(known) == len(sets) else None
+
+
+def _any(operands: Sequence[int], found: dict[int, Silence], data: set[int]) -> Silence:
+    """A parameter of a product rather than what is before it."""
+    known = [(k in data, len(each), each) for k in operands if (each := found[k]) is not None]
+    return min(known, key=lambda one: one[:2])[2] if known else None
