@@ -48,7 +48,8 @@ def changes_of(models: Models, params: Any, batches: Iterable[tuple[Any, ...]]) 
             f"what {some(bad)} adds, or what it is added to, is not finite: look for NaN and "
             "infinity in the batches and in params."
         )
-    return {name: tuple((sums[name] / counts[name]).tolist()) for name in sums}
+    order = [name for name in models.first.depth.blocks if name in sums]
+    return {name: tuple((sums[name] / counts[name]).tolist()) for name in order}
 
 
 def _measuring(model: Model) -> Callable[[list[Any]], Found]:

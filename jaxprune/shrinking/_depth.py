@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from jaxprune._tree import Leaf, is_prunable
 from jaxprune.shrinking._blocks import ONE, Block, atoms, root
-from jaxprune.shrinking._dropped import Dropped, dropped
+from jaxprune.shrinking._dropped import Dropped, dropped, with_inside
 from jaxprune.shrinking._flow import Flow, Operation
 from jaxprune.shrinking._groups import Costs, module_of
 from jaxprune.shrinking._program import Axes, Body, Step, Why
@@ -79,10 +79,6 @@ class _Found(NamedTuple):
     paths: tuple[str, ...]
     dead: frozenset[Step] = frozenset()
 
-    def refused(self, why: str) -> "_Found":
-        """The same, refused."""
-        return self._replace(block=dataclasses.replace(self.block, refused=why))
-
 
 def depth_of(
     body: Body,
@@ -116,7 +112,7 @@ def depth_of(
     # What is inside of a branch that can be left out needs no excuse.
     inside = {step for one in found if not one.block.refused for step in one.dead}
     found = [one for one in found if not one.block.refused or one.place.step not in inside]
-    names = _names(found)
+    names = _names(found, [leaves[k].path for k in sorted(multiplied)])
     return Depth(
         facts.flow,
         count,
@@ -154,32 +150,32 @@ class _Finder:
             return None
         skip, branch = sorted(filter(None, found), key=lambda each: each.block.weights)
         words = f"what it is added to has weights of its own, such as `{skip.paths[0]}`"
-        return branch.refused(str(Why(words, one.operation.step.equations)))
+        why = str(Why(words, one.operation.step.equations))
+        block = dataclasses.replace(branch.block, refused=why)
+        return branch._replace(block=block, paths=branch.paths + skip.paths)
 
     def _branch(self, op: Operation, stream: int) -> _Found | None:
         """The other operand of a sum, if nothing else reads some matrices that it reads."""
-        without = dropped(self.facts.flow, len(self.leaves), {op.step: stream})
-        if self.multiplied.isdisjoint(without.leaves):
+        flow, costs = self.facts.flow, self.costs
+        values, steps = flow.released({op.step: stream})
+        gone = frozenset(k for k in range(len(self.leaves)) if flow.inputs[k] in values)
+        if self.multiplied.isdisjoint(gone):
             return None
+        dead = with_inside(steps)
         last = self.facts.silences[op.operands[1 - stream]]
-        refused = self._why_not(last, without.leaves)
-        costs = self.costs
+        refused = self._why_not(op.step, last, gone)
         block = ResidualBlock(
             "branch",
             1,
-            self._paths(without.leaves),
+            self._paths(gone),
             self._paths(last or ()),
-            costs.weights({}) - costs.weights({}, without.leaves),
-            costs.multiply_adds({}) - costs.multiply_adds({}, without.dead),
-            refused and str(Why(refused, op.step.equations)),
+            costs.weights_of(gone),
+            costs.multiply_adds_of(dead),
+            refused,
         )
-        place = Place(
-            op.step,
-            stream,
-            last or frozenset(),
-            ((0, self._vector(op.step.results[0], last or (), without.leaves)),),
-        )
-        return _Found(block, place, self._paths(without.leaves & self.multiplied), without.dead)
+        axes = self._vector(op.step.results[0], last or (), gone)
+        place = Place(op.step, stream, last or frozenset(), ((0, axes),))
+        return _Found(block, place, self._paths(gone & self.multiplied), dead)
 
     def of_stack(self, stack: Stack) -> _Found:
         """The layers of a stack."""
@@ -201,13 +197,14 @@ class _Finder:
         paths = self._paths(self.multiplied.intersection(stack.leaves))
         return _Found(block, Place(step, None, stack.last, tuple(streams)), paths)
 
-    def _why_not(self, last: frozenset[int] | None, gone: frozenset[int]) -> str:
+    def _why_not(self, step: Step, last: frozenset[int] | None, gone: frozenset[int]) -> str:
+        words = ""
         if last is None:
-            return "no weights of its own make it add zero"
-        shared = sorted(last - gone)
-        if shared:
-            return f"{self.leaves[shared[0]].name} makes it add zero, and is read elsewhere too"
-        return self._kept(gone)
+            words = "no weights of its own make it add zero"
+        elif last - gone:
+            shared = self.leaves[min(last - gone)]
+            words = f"{shared.name} makes it add zero, and is read elsewhere too"
+        return str(Why(words, step.equations)) if words else self._kept(gone)
 
     def _kept(self, numbers: Iterable[int]) -> str:
         return next((self.kept[k] for k in sorted(numbers) if k in self.kept), "")
@@ -226,14 +223,15 @@ class _Finder:
         return tuple(range(len(axes)))
 
 
-def _names(found: Sequence[_Found]) -> list[str]:
-    """A name for each: where its weights are; where several are in one place, its last weights."""
-    names = [_named(one.paths, one) for one in found]
-    once = Counter(names)
-    names = [
-        name if name and once[name] == 1 else _named(one.block.last, one) or one.block.name
-        for name, one in zip(names, found, strict=True)
-    ]
+def _names(found: Sequence[_Found], matrices: Sequence[str]) -> list[str]:
+    """A name for each: the module that holds its matrices and no others, or its last weights'."""
+    names = []
+    for one in found:
+        module = _common_module(one.paths)
+        others = (path for path in matrices if path not in one.paths)
+        if not module or any(path.startswith(f"{module}/") for path in others):
+            module = _common_module(one.block.last) or module
+        names.append(f"{module}:{one.block.name}" if module else one.block.name)
     taken: Counter[str] = Counter()
     for k, name in enumerate(names):
         taken[name] += 1
@@ -242,8 +240,7 @@ def _names(found: Sequence[_Found]) -> list[str]:
     return names
 
 
-def _named(paths: Sequence[str], one: _Found) -> str:
-    """The module that leaves have in common, with the role; "" where they have none."""
+def _common_module(paths: Sequence[str]) -> str:
     parts = zip(*(module_of(path).split("/") for path in paths), strict=False)
-    shared = [same[0] for same in itertools.takewhile(lambda each: len({*each}) == 1, parts)]
-    return f"{'/'.join(shared)}:{one.block.name}" if shared else ""
+    shared = itertools.takewhile(lambda each: len({*each}) == 1, parts)
+    return "/".join(same[0] for same in shared)

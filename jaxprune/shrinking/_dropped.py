@@ -1,6 +1,6 @@
 """What is left out of a program of which some sums lose a branch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from jaxprune.shrinking._flow import Flow
@@ -36,20 +36,25 @@ def dropped(flow: Flow, leaf_count: int, streams: Mapping[Step, int]) -> Dropped
     """
     if not streams:
         return NOTHING
-    before, after = flow.live({}), flow.live(streams)
-    gone = before - after
+    gone, dead = flow.released(streams)
     leaves = frozenset(k for k in range(leaf_count) if flow.inputs[k] in gone)
-    dead: set[Step] = set()
     for op in flow.operations:
-        # What nobody ever read still runs, if there is what it takes.
-        if after.isdisjoint(op.results) and not gone.isdisjoint((*op.results, *op.operands)):
+        # What leads to no result runs nevertheless, as long as there is what it takes.
+        if not gone.isdisjoint(op.operands) and op.step not in streams:
             dead.add(op.step)
             gone.update(op.results)
     opened = set()
     for call in flow.calls:
-        if call.inside and call.inside <= dead and after.isdisjoint(call.results):
+        is_read = any(flow.uses[value] and value not in gone for value in call.results)
+        if call.inside <= dead and not is_read:
             dead.add(call.step)
         elif not call.inside.isdisjoint((*dead, *streams)) or not gone.isdisjoint(call.operands):
             opened.add(call.step)
-    dead |= {inner for step in dead for body in step.bodies for inner, _ in body.all_steps()}
-    return Dropped(streams, frozenset(dead), frozenset(opened), leaves)
+    return Dropped(streams, with_inside(dead), frozenset(opened), leaves)
+
+
+def with_inside(steps: Iterable[Step]) -> frozenset[Step]:
+    """Steps, and those that they run."""
+    found = set(steps)
+    found |= {inner for step in found for body in step.bodies for inner, _ in body.all_steps()}
+    return frozenset(found)

@@ -1,11 +1,13 @@
 """A program as one list of operations: its calls are opened, and every value has a number."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from jaxprune.shrinking._program import Body, Step
-from jaxprune.tracing import _jax, _jax_layouts
+from jaxprune.tracing import _jax
+from jaxprune.tracing._jax_layouts import has_backward_derivative, is_sum
 from jaxprune.tracing._readings import Call
 
 
@@ -52,6 +54,8 @@ class Flow:
         constants: Constants and literals by number.
         calls: The calls that were opened, inner ones first.
         maker: The operation that makes a value, by number.
+        sums: The operations that add two values, by step.
+        uses: How often values are read, by number, not counting what leads to no result.
     """
 
     def __init__(self, body: Body) -> None:
@@ -62,6 +66,12 @@ class Flow:
         self.inputs = [self._new() for _ in body.inputs]
         self.outputs, _ = self._open(body, self.inputs)
         self.maker = {number: op for op in self.operations for number in op.results}
+        self.sums = {op.step: op for op in self.operations if is_sum(op.step.equation)}
+        live = self._live()
+        self.uses = Counter(self.outputs)
+        for op in self.operations:
+            if not live.isdisjoint(op.results):
+                self.uses.update(op.operands)
 
     def _new(self) -> int:
         self.count += 1
@@ -96,18 +106,39 @@ class Flow:
             known.update(zip(step.equation.outvars, results, strict=True))
         return [number(variable) for variable in body.jaxpr.outvars], frozenset(inside)
 
-    def live(self, streams: Mapping[Step, int]) -> set[int]:
-        """The numbers of the values that the results depend on.
-
-        Args:
-            streams: Sums of which only one operand is left, and which one.
-        """
+    def _live(self) -> set[int]:
+        """The numbers of the values that the results depend on."""
         found = set(self.outputs)
         for op in reversed(self.operations):
             if not found.isdisjoint(op.results):
-                only = streams.get(op.step)
-                found.update(op.operands if only is None else op.operands[only : only + 1])
+                found.update(op.operands)
         return found
+
+    def released(self, streams: Mapping[Step, int]) -> tuple[set[int], set[Step]]:
+        """The values that nothing needs any more, and the operations that make them.
+
+        The cost is that of what is released, however large the program is.
+
+        Args:
+            streams: Sums of which one operand alone is left, and which one.
+        """
+        pending = [self.sums[step].operands[1 - stream] for step, stream in streams.items()]
+        lost: Counter[int] = Counter()
+        gone: set[int] = set()
+        dead: set[Step] = set()
+        while pending:
+            value = pending.pop()
+            lost[value] += 1
+            if lost[value] < self.uses[value]:
+                continue
+            gone.add(value)
+            op = self.maker.get(value)
+            if op is None or any(lost[other] < self.uses[other] for other in op.results):
+                continue
+            dead.add(op.step)
+            only = streams.get(op.step)
+            pending += op.operands if only is None else op.operands[only : only + 1]
+        return gone, dead
 
     def made_of(self, inputs: Iterable[int]) -> set[int]:
         """The numbers of the values that depend on some of the inputs."""
@@ -138,5 +169,5 @@ def _is_opened(step: Step) -> bool:
     return (
         isinstance(step.reading, Call)
         and step.derivative is None
-        and not _jax_layouts.has_backward_derivative(step.equation)
+        and not has_backward_derivative(step.equation)
     )

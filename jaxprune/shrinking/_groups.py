@@ -1,7 +1,7 @@
 """Groups: the units of one kind that a model can be cut by, and what each of them costs."""
 
 import dataclasses
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from jaxprune._text import integer, table
@@ -59,6 +59,9 @@ class Costs:
             for step, turns in body.all_steps()
             for factor, blocks in _product(step)
         ]
+        self._of_step: dict[Step, int] = {}
+        for step, term in self.products:
+            self._of_step[step] = self._of_step.get(step, 0) + _cost(term, {})
         self._by_unit = [_by_unit([term for _, term in each]) for each in self._terms]
 
     @property
@@ -82,6 +85,14 @@ class Costs:
             dead: Steps that do not run any more.
         """
         return sum(_cost(term, left) for step, term in self.products if step not in dead)
+
+    def weights_of(self, leaves: Container[int]) -> int:
+        """How many weights some leaves have."""
+        return sum(_cost(term, {}) for k, term in self.leaves if k in leaves)
+
+    def multiply_adds_of(self, steps: Iterable[Step]) -> int:
+        """How many multiply-adds some steps take."""
+        return sum(self._of_step.get(step, 0) for step in steps)
 
     def of_unit(self, unit: Block) -> tuple[int, int]:
         """The weights and the multiply-adds that go with one unit of a block."""

@@ -1,12 +1,11 @@
 """Sums of a stream and a branch that reads it: what can be left out of a model as a whole."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 
 from jaxprune.shrinking._flow import Flow, Operation
 from jaxprune.shrinking._program import Body, Step
 from jaxprune.shrinking._silence import Silence, silences
-from jaxprune.tracing import _jax_layouts
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -21,8 +20,8 @@ class Facts:
     """
 
     flow: Flow
-    data: Set[int]
-    weights: Set[int]
+    data: set[int]
+    weights: set[int]
     silences: Mapping[int, Silence]
 
 
@@ -63,8 +62,8 @@ class Sum:
 def sums(facts: Facts) -> Iterator[Sum]:
     """The sums of a program of two values of one shape that depend on data."""
     streams: dict[Step, int] = {}
-    for op in facts.flow.operations:
-        if not _jax_layouts.is_sum(op.step.equation) or not facts.data.issuperset(op.operands):
+    for op in facts.flow.sums.values():
+        if not facts.data.issuperset(op.operands):
             continue
         sizes = [[block.size for block in axes] for axes in op.step.operands]
         if sizes[0] != sizes[1]:
@@ -76,9 +75,12 @@ def sums(facts: Facts) -> Iterator[Sum]:
 
 
 def _stream(op: Operation, facts: Facts, streams: Mapping[Step, int]) -> int | None:
-    for k, number in enumerate(op.operands):
-        if facts.flow.depends(op.operands[1 - k], _before(number, facts, streams)):
-            return k
+    # In most models the branch reads what it is added to; to look further back takes longer.
+    for far in (False, True):
+        for k, number in enumerate(op.operands):
+            before = _before(number, facts, streams) if far else {number}
+            if facts.flow.depends(op.operands[1 - k], before):
+                return k
     return None
 
 

@@ -77,7 +77,10 @@ def _of_each(
         case at.Product() | at.RaggedProduct() | at.Convolved():
             silence = _any(op.operands[:2], found, data)
         case at.Aligned(zero="first"):
-            silence = sets[0]
+            zero = sets[0] or frozenset()
+            # Nothing divided by nothing is no zero.
+            is_safe = all(other is None or not other <= zero for other in sets[1:])
+            silence = sets[0] if is_safe else None
         case reading if isinstance(reading, _OF_FIRST):
             silence = sets[0]
     return silence

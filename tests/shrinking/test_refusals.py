@@ -129,7 +129,7 @@ def test_functions_that_cannot_be_read():
 @pytest.mark.parametrize(
     ("kept", "kind", "words"),
     [
-        ({"encoder": (0,)}, jp.NoMatch, "names the group 'encoder', which this model does not"),
+        ({"encoder": (0,)}, jp.NoMatch, "names 'encoder', which this model does not"),
         ({"up": ()}, jp.InvalidPattern, "keeps no unit of 'up'"),
         ({"up": (0, 8)}, jp.InvalidPattern, "different numbers from 0 to 7"),
         ({"up": (1, 1)}, jp.InvalidPattern, "different numbers from 0 to 7"),
