@@ -136,7 +136,7 @@ class _Finder:
     kept: Mapping[int, str]
 
     def of_sum(self, one: Sum) -> _Found | None:
-        """The branch that goes into a sum, if it has matrices of its own."""
+        """The branch that goes into a sum, if it has weights of its own."""
         sides = [self.facts.silences[number] for number in one.operation.operands]
         if sides[0] is not None and sides[1] is not None and sides[0] & sides[1]:
             # Both are made of one leaf: the halves of rotary pairs, say.
@@ -145,25 +145,26 @@ class _Finder:
             return self._branch(one.operation, one.stream)
         if None in sides:
             return None
-        found = [self._branch(one.operation, k) for k in (0, 1)]
-        if found[0] is None or found[1] is None:
+        found = [each for k in (0, 1) if (each := self._branch(one.operation, k)) is not None]
+        if len(found) < 2 or not all(each.block.multiply_adds for each in found):
             return None
-        skip, branch = sorted(filter(None, found), key=lambda each: each.block.weights)
+        skip, branch = sorted(found, key=lambda each: each.block.weights)
         words = f"what it is added to has weights of its own, such as `{skip.paths[0]}`"
         why = str(Why(words, one.operation.step.equations))
         block = dataclasses.replace(branch.block, refused=why)
         return branch._replace(block=block, paths=branch.paths + skip.paths)
 
     def _branch(self, op: Operation, stream: int) -> _Found | None:
-        """The other operand of a sum, if nothing else reads some matrices that it reads."""
+        """The other operand of a sum, if there are leaves that nothing else reads."""
         flow, costs = self.facts.flow, self.costs
         values, steps = flow.released({op.step: stream})
         gone = frozenset(k for k in range(len(self.leaves)) if flow.inputs[k] in values)
-        if self.multiplied.isdisjoint(gone):
+        if not gone:
             return None
         dead = with_inside(steps)
         last = self.facts.silences[op.operands[1 - stream]]
         refused = self._why_not(op.step, last, gone)
+        matrices = self._paths(gone & self.multiplied)
         block = ResidualBlock(
             "branch",
             1,
@@ -175,7 +176,7 @@ class _Finder:
         )
         axes = self._vector(op.step.results[0], last or (), gone)
         place = Place(op.step, stream, last or frozenset(), ((0, axes),))
-        return _Found(block, place, self._paths(gone & self.multiplied), dead)
+        return _Found(block, place, matrices or block.last, dead)
 
     def of_stack(self, stack: Stack) -> _Found:
         """The layers of a stack."""
@@ -199,7 +200,9 @@ class _Finder:
 
     def _why_not(self, step: Step, last: frozenset[int] | None, gone: frozenset[int]) -> str:
         words = ""
-        if last is None:
+        if self.multiplied.isdisjoint(gone):
+            words = "it has no matrix of its own, or a result such as a state needs that too"
+        elif last is None:
             words = "no weights of its own make it add zero"
         elif last - gone:
             shared = self.leaves[min(last - gone)]

@@ -501,6 +501,13 @@ def test_what_cannot_be_left_out_says_why():
     found = why(shifted, params, x)["w:branch"]
     assert found.startswith("no weights of its own make it add zero at ")
     assert "test_depth.py:" in found
+
+    def returned(p, x):
+        y = x @ p["w"]
+        return x + y * p["scale"], {"mean": y.mean(0)}
+
+    found = why(returned, params | draw(scale=(4,)), x)["scale:branch"]
+    assert found.startswith("it has no matrix of its own, or a result such as a state needs that")
     plain = why(lambda p, x: x + x @ p["w"], params, x, keep="w")
     assert plain["w:branch"].startswith("keep='w' keeps `w`")
     assert why(lambda p, x: x @ p["w"] * 2, params, x) == {}
