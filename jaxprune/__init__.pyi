@@ -32,6 +32,7 @@ from .shrinking._coupled import Coupled
 from .shrinking._cut import Cut
 from .shrinking._dependencies import Dependencies, dependencies
 from .shrinking._groups import Group
+from .shrinking._residual_blocks import ResidualBlock
 from .tracing._trace import trace
 from .tracing._uses import Uses
 from .training._keep_mask import keep_mask
@@ -83,6 +84,7 @@ __all__ = [
     "PruningError",
     "Random",
     "Refit",
+    "ResidualBlock",
     "Rows",
     "Rule",
     "Schedule",
