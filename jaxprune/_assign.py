@@ -11,7 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxprune._errors import InvalidPattern, NoMatch, Problem, PruningError, raise_problems
+from jaxprune._errors import (
+    InvalidPattern,
+    NoMatch,
+    Problem,
+    PruningError,
+    StructureMismatch,
+    raise_problems,
+)
 from jaxprune._kernels.ranked import Ranked
 from jaxprune._kernels.sharding import placed
 from jaxprune._specs.checks import Axis, check_sparsity
@@ -160,7 +167,21 @@ def _in_scope(found: Sequence[Leaf], entries: Sequence[Entry], where: Where) -> 
     for i, leaf in enumerate(found):
         entry = next((entry for entry in entries if i in entry.covered), None)
         decided[leaf.path] = (entry and scope(entry.spec)) or is_weight
+    raise_problems(_elsewhere(entry, found) for entry in entries)
     return lambda path, value: decided[path](path, value)
+
+
+def _elsewhere(entry: Entry, found: Sequence[Leaf]) -> Problem | None:
+    """The problem of a spec that is for other leaves than those that it covers."""
+    is_for, covered = scope(entry.spec), [found[i] for i in sorted(entry.covered)]
+    if is_for is None or not covered or any(is_for(*leaf) for leaf in covered):
+        return None
+    other = f", or the rule {entry.text!r} is to cover others" if entry.written_at else ""
+    return Problem(
+        StructureMismatch,
+        f"{entry.spec!r} is for none of the leaves that it covers, such as {covered[0].name}: it "
+        f"was made for another model{other}. Make it anew for this one.",
+    )
 
 
 def _fitted(spec: Any, leaf: Leaf, uses: Uses | None) -> tuple[Any, Problem | None]:

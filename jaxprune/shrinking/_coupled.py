@@ -120,8 +120,9 @@ def _(spec: Coupled, leaves: Sequence[Leaf]) -> Problem | None:
     return Problem(
         StructureMismatch,
         f"units are pruned in every leaf that they are a part of, and {len(missing)} of these are "
-        f"left out, such as `{missing[0]}`: leave where= out, and pass the whole tree that the "
-        "dependencies were read with.",
+        f"not among the leaves that are pruned here, such as `{missing[0]}`: leave where= and "
+        "rules out, and pass the whole tree that the dependencies were read with. If there is no "
+        "such leaf, they were made for another model: read those of this one.",
     )
 
 

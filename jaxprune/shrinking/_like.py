@@ -74,7 +74,7 @@ def _misfit(leaf: Leaf, of: Leaf, small: tuple[int, ...]) -> Problem:
     shape, whole = tuple(leaf.value.shape), tuple(of.value.shape)
     if shape == small:
         what = "it is cut already, or of another model"
-    elif len(shape) < len(whole):
+    elif np.prod(shape) < np.prod(whole):
         what = (
             "a factored statistic cannot be cut: initialize this state anew from the small "
             "parameters, or pass the tree without it"

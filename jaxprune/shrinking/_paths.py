@@ -33,6 +33,18 @@ class Paths:
         most = max(shared.values(), default=0)
         return [k for k, count in shared.items() if count == most], most
 
+    def _named_in(self, path: str) -> tuple[list[int], int]:
+        """As `ending_as`, also of what stands below a leaf: several statistics of one, say."""
+        found = self.ending_as(path)
+        parts = path.split("/")
+        for end in range(len(parts) - 1, 0, -1):
+            numbers, shared = self.ending_as("/".join(parts[:end]))
+            # A single part in common may be chance, as "scale" would be.
+            is_sure = shared > 1 or any(len(self._parts[k]) == shared for k in numbers)
+            if shared > found[1] and is_sure:
+                found = numbers, shared
+        return found
+
     def of_tree(self, others: Sequence[str]) -> list[list[int]]:
         """For each path of a tree the numbers of the paths that it may stand for.
 
@@ -42,7 +54,7 @@ class Paths:
         Args:
             others: The paths of the tree.
         """
-        found = [self.ending_as(path) for path in others]
+        found = [self._named_in(path) for path in others]
         places = [
             {k: tuple(self._parts[k][: len(self._parts[k]) - shared]) for k in numbers}
             for numbers, shared in found

@@ -78,12 +78,30 @@ def test_training_into_the_cut():
     assert bool(smaller.mask["up"]["bias"].all())
 
 
+def test_dependencies_of_another_model_are_refused_as_such():
+    spec = jp.Coupled(deps(), 0.5)
+    for tree in ({"other": {"kernel": jnp.ones((2, 2))}}, {"params": PARAMS}):
+        words = (
+            r"^Coupled\(\.\.\., 0\.5\) is for none of the leaves .* made for another model\. Make"
+        )
+        with pytest.raises(jp.StructureMismatch, match=words):
+            jp.make_mask(tree, spec)
+    with pytest.raises(jp.StructureMismatch, match="another model, or the rule 'head' is to cover"):
+        jp.make_mask(PARAMS, {"head": jp.Coupled(deps(), 0.5, groups="up")})
+    part = {name: PARAMS[name] for name in ("embed", "up", "head")}
+    words = "such as `down/kernel`: .* they were made for another model: read those of this one"
+    with pytest.raises(jp.StructureMismatch, match=words):
+        jp.make_mask(part, spec)
+
+
 def test_bad_use_is_refused():
     with pytest.raises(jp.PruningError, match=r"write jp.Coupled\(jp.dependencies"):
         jp.Coupled(PARAMS, 0.5)
     with pytest.raises(jp.InvalidSparsity):
         jp.Coupled(deps(), 1.0)
-    with pytest.raises(jp.StructureMismatch, match="1 of these are left out, such as `up/bias`"):
+    with pytest.raises(
+        jp.StructureMismatch, match=r"1 of these are not among .* such as `up/bias`"
+    ):
         jp.make_mask(PARAMS, jp.Coupled(deps(), 0.5), where=["embed", "*/kernel"])
     with pytest.raises(jp.StructureMismatch, match="`other` has no part in the units"):
         jp.make_mask({"other": jnp.ones((2, 2))}, jp.Coupled(deps(), 0.5), where=jp.any_leaf)

@@ -2,13 +2,16 @@
 
 import functools
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxprune as jp
 from jaxprune._tree import is_array, leaves, rebuild
 from tests.shrinking.models import MODELS, filled
+from tests.tracing.models import initial, normal
 from tests.tracing.test_models import quickly
 
 ROUNDING = 1e-5
@@ -101,6 +104,45 @@ def test_what_is_not_exact_is_named_beforehand_and_left_alone():
     cut = deps.choose(params, {"embed": 0.25})
     with pytest.raises(jp.PruningError, match=r"cut alone, these groups differ: embed \("):
         deps.verify(params, cut, *model.inputs)
+
+
+class Grouped(nn.Module):
+    """Two branches, one after the other, under one norm of groups."""
+
+    sizes: tuple[int, int]
+    groups: int
+    fast: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        both = [nn.Dense(size, name=name)(x) for size, name in zip(self.sizes, "ab", strict=True)]
+        norm = nn.GroupNorm(self.groups, use_fast_variance=self.fast, name="norm")
+        return nn.Dense(3, name="head")(nn.relu(norm(jnp.concatenate(both, -1))))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "groups", "fast", "names"),
+    [
+        ((8, 4), 3, True, ["params/a", "params/a[1]"]),  # whole groups, and channels of all
+        ((8, 4), 3, False, ["params/a"]),
+        ((6, 4), 2, True, []),  # the second group has channels of both
+    ],
+)
+def test_a_norm_of_groups_over_two_branches(sizes, groups, fast, names):
+    model, x = Grouped(sizes, groups, fast), normal(4, 5)
+    params = filled(initial(model, x))
+    deps = jp.dependencies(model.apply, params, x)
+    found = {group.name: group for group in deps.groups}
+    assert [n for n, g in found.items() if not (g.refused or g.inexact)] == names
+    if not fast:
+        assert found["params/a[1]"].inexact.startswith("reduce_sum sums what is not zero")
+    if not names:
+        words = "a reshape does not divide it into whole parts at "
+        assert found["params/a[1]"].refused.startswith(words)
+        assert found["params/b[1]"].refused.startswith(words)
+        return
+    cut = jp.Cut({name: range(1, found[name].units) for name in names})
+    assert deps.verify(params, cut, x) < ROUNDING
 
 
 def test_the_result_keeps_its_type_and_a_state_is_written_back_small():

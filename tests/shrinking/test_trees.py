@@ -1,10 +1,12 @@
 """Trees like the parameters are cut as these are: states, averages, masks, boxes."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
@@ -59,10 +61,57 @@ def test_a_history_of_updates():
     assert shapes(deps().shrink(state, CUT)) == shapes(tx.init(deps().shrink(PARAMS, CUT)))
 
 
-def test_factored_statistics_are_refused_in_words():
-    state = optax.adafactor(1e-3, min_dim_size_to_factor=2).init(PARAMS)
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.adafactor(1e-3, min_dim_size_to_factor=2),
+        optax.sm3(1e-3),
+        optax.contrib.galore(1e-3, rank=2),
+    ],
+    ids=["adafactor", "sm3", "galore"],
+)
+def test_factored_statistics_are_refused_in_words(tx):
     with pytest.raises(jp.StructureMismatch, match="a factored statistic cannot be cut: init"):
-        deps().shrink(state, CUT)
+        deps().shrink(tx.init(PARAMS), CUT)
+
+
+def test_what_is_not_factored_is_cut():
+    # No matrix here is large enough for Adafactor to factor it.
+    assert shapes(small_state(optax.adafactor(1e-3))[0]) == shapes(
+        optax.adafactor(1e-3).init(deps().shrink(PARAMS, CUT))
+    )
+    rows, *rest = optax.adafactor(1e-3, min_dim_size_to_factor=2).init(PARAMS)
+    kept = deps().shrink([rows._replace(v_row=None, v_col=None), *rest], CUT)
+    assert kept[0].v["up"]["bias"].shape == (4,)
+
+
+def test_several_statistics_of_one_leaf_below_its_path():
+    moments = {"up": {"kernel": {"mean": PARAMS["up"]["kernel"], "count": jnp.ones(())}}}
+    small = deps().shrink({"moments": moments}, CUT)
+    assert shapes(small) == {"moments/up/kernel/mean": (3, 4), "moments/up/kernel/count": ()}
+
+
+def test_a_checkpoint_of_what_is_small_and_of_its_state(tmp_path):
+    x, tx = X, optax.adam(1e-2)
+    found = deps()
+    blocks = jp.Cut({"down:branch": ()})
+    for number, cut in enumerate((CUT, CUT | blocks)):
+        small, faster = found.shrink(PARAMS, cut), found.function(cut)
+        state = found.shrink(tx.init(PARAMS), cut)
+
+        @jax.jit
+        def step(params, state, faster=faster):
+            slopes = jax.grad(lambda p: jnp.sum(faster(p, x) ** 2))(params)
+            updates, state = tx.update(slopes, state, params)
+            return optax.apply_updates(params, updates), state
+
+        there = step(small, state)
+        like = jax.eval_shape(lambda: (small, tx.init(small)))  # noqa: B023
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / str(number), there)
+            checkpointer.wait_until_finished()
+            again = checkpointer.restore(tmp_path / str(number), like)
+        chex.assert_trees_all_equal(step(*there), step(*again))
 
 
 def test_what_is_cut_holds_what_stays():
