@@ -30,8 +30,9 @@ from .calibration._stats import Stats
 from .calibration._wanda import Wanda
 from .shrinking._coupled import Coupled
 from .shrinking._cut import Cut
-from .shrinking._dependencies import Dependencies, dependencies
+from .shrinking._dependencies import Dependencies
 from .shrinking._groups import Group
+from .shrinking._read_dependencies import dependencies
 from .shrinking._residual_blocks import ResidualBlock
 from .tracing._trace import trace
 from .tracing._uses import Uses

@@ -90,6 +90,18 @@ def rebuild(tree: Any, values: Iterable[Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=lambda node: node is None), values)
 
 
+def arrays_in(tree: Any) -> list[Any]:
+    """The leaves of `tree` that are arrays, or descriptions of them, in order."""
+    return [leaf.value for leaf in leaves(tree) if is_array(leaf.value)]
+
+
+def with_arrays(tree: Any, arrays: Iterable[Any]) -> Any:
+    """A tree like `tree` with other arrays, in the order in which `arrays_in` gives them."""
+    rest = iter(arrays)
+    values = [next(rest) if is_array(leaf.value) else leaf.value for leaf in leaves(tree)]
+    return rebuild(tree, values)
+
+
 def aligned(tree: Any, other: Any, what: str) -> Iterator[tuple[Leaf, Any]]:
     """Pairs the leaves of `tree` with those of `other`, which `what` names in the error.
 

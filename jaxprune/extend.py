@@ -28,9 +28,10 @@ from jaxprune._specs.protocol import (
 )
 from jaxprune._tree import Leaf
 from jaxprune.shrinking._couple import couple
+from jaxprune.shrinking._masked import Zeros
 from jaxprune.shrinking._program import Place, Step
 from jaxprune.shrinking._small import Small, run_small
-from jaxprune.shrinking._zeros import Zeros, zeros
+from jaxprune.shrinking._zeros import zeros
 from jaxprune.tracing import _layouts as layouts
 from jaxprune.tracing._jax_layouts import reads
 

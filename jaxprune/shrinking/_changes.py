@@ -10,12 +10,11 @@ from jax import lax
 
 from jaxprune._errors import NoMatch, PruningError
 from jaxprune._text import shown
-from jaxprune._tree import some
+from jaxprune._tree import arrays_in, some
 from jaxprune.shrinking._depth import Place
 from jaxprune.shrinking._model import Model
 from jaxprune.shrinking._models import Models
 from jaxprune.shrinking._program import Body, Step
-from jaxprune.shrinking._traced import flat_arrays
 from jaxprune.tracing import _jax
 from jaxprune.tracing._readings import Scan
 
@@ -37,7 +36,7 @@ def changes_of(models: Models, params: Any, batches: Iterable[tuple[Any, ...]]) 
             )
         model = models.that_takes(params, batch)
         run = compiled.setdefault(id(model), _measuring(model))
-        for name, (total, count) in run(flat_arrays(params, batch)).items():
+        for name, (total, count) in run(arrays_in((params, batch))).items():
             sums[name] = sums.get(name, 0.0) + np.asarray(total, np.float64)
             counts[name] = counts.get(name, 0.0) + np.asarray(count, np.float64)
     if not compiled:

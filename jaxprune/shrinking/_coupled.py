@@ -19,10 +19,11 @@ from jaxprune._specs.protocol import Work, fit, fit_together, removed, resolved,
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, is_prunable, node
 from jaxprune._where import Pattern, leave_out
-from jaxprune.shrinking._blocks import Block, kept_positions, unit_positions
+from jaxprune.shrinking._blocks import Block
 from jaxprune.shrinking._choose import names_matching
 from jaxprune.shrinking._dependencies import Dependencies
 from jaxprune.shrinking._model import Model
+from jaxprune.shrinking._positions import kept_positions, unit_positions
 
 
 @node("sparsity")

@@ -1,58 +1,28 @@
 """What of a model must be cut together, read from its program."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import jaxpr_as_fun
 
-from jaxprune._errors import Problem, PruningError, StructureMismatch, raise_problems
+from jaxprune._errors import PruningError
 from jaxprune._metrics import L2, Metric
-from jaxprune._prune import apply_mask
-from jaxprune._tree import Leaf, is_array, leaves, rebuild
 from jaxprune.shrinking._changes import changes_of
 from jaxprune.shrinking._choose import Amount, Budget, Per, choose
 from jaxprune.shrinking._choose_blocks import choose_blocks
+from jaxprune.shrinking._costs import Cost
 from jaxprune.shrinking._cut import Cut
 from jaxprune.shrinking._function import SmallFunction
 from jaxprune.shrinking._gone import cut_of
 from jaxprune.shrinking._groups import Group, groups_table
 from jaxprune.shrinking._like import shrink_tree
 from jaxprune.shrinking._mask import mask_of
-from jaxprune.shrinking._model import Keep, Model, read_model
+from jaxprune.shrinking._model import Model
 from jaxprune.shrinking._models import Models
 from jaxprune.shrinking._remains import Remains, remains
 from jaxprune.shrinking._residual_blocks import ResidualBlocks
-from jaxprune.shrinking._traced import flat_arrays
-from jaxprune.shrinking._verify import difference, made_nonzero, tolerance_of, verified
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Cost:
-    """What a model costs, whole and cut.
-
-    Attributes:
-        weights: The weights of all floating leaves of the parameters.
-        multiply_adds: The multiply-adds of one call with the inputs that were traced.
-        of_weights: The same of the whole model.
-        of_multiply_adds: The same of the whole model.
-    """
-
-    weights: int
-    multiply_adds: int
-    of_weights: int
-    of_multiply_adds: int
-
-    def __str__(self) -> str:
-        return "\n".join(
-            f"{left:,} of {whole:,} {what} are left ({left / max(whole, 1):.1%})"
-            for what, left, whole in (
-                ("weights", self.weights, self.of_weights),
-                ("multiply-adds", self.multiply_adds, self.of_multiply_adds),
-            )
-        )
+from jaxprune.shrinking._verify import verified
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -128,7 +98,7 @@ class Dependencies:
             PruningError: An amount is not between 0 and 1 or cannot be met; a pattern matches no
                 group, or none that can be cut; the parameters are not those of the model.
         """
-        self._check(params)
+        self.model.check(params)
         return choose(
             self.model,
             params,
@@ -162,7 +132,7 @@ class Dependencies:
         Raises:
             PruningError: There is no batch, or no such block, or a value is not finite.
         """
-        self._check(params)
+        self.model.check(params)
         return changes_of(Models(self.model, self.reread), params, batches)
 
     def choose_blocks(self, changes: Mapping[str, Sequence[float]], amount: float) -> Cut:
@@ -199,7 +169,7 @@ class Dependencies:
         Returns:
             A tree like `params`, as `make_mask` gives it; None where a leaf loses nothing.
         """
-        self._check(params)
+        self.model.check(params)
         self._left(cut)
         return mask_of(self.model, params, cut)
 
@@ -296,111 +266,12 @@ class Dependencies:
         Raises:
             PruningError: They differ by more; the message names the groups.
         """
-        self._check(params)
+        self.model.check(params)
         with jax.default_matmul_precision("highest"):
-            model = self.reread(inputs)
-        filled = made_nonzero(params)
-        whole = jax.jit(functools.partial(_run_whole, model))
-
-        def compare(cut: Cut, params: Any) -> float:
-            left = remains(cut, model)
-            masked = apply_mask(params, self.mask(params, cut))
-            expected = whole(flat_arrays(masked, inputs))
-            small = SmallFunction(Models(model, self.reread), cut)
-            found = small.run(self.shrink(params, cut), inputs)
-            axes = model.body.outputs
-            return difference([left.take(x, a) for x, a in zip(expected, axes, strict=True)], found)
-
-        limit = tolerance_of([leaf.value for leaf in model.traced.results if is_array(leaf.value)])
-        return verified(cut, filled, compare, limit if tolerance is None else tolerance)
+            models = Models(self.reread(inputs), self.reread)
+        return verified(models, params, cut, inputs, tolerance)
 
     def _left(self, cut: Cut) -> Remains:
         if not isinstance(cut, Cut):
             raise PruningError(f"expected a jp.Cut, as choose makes it, got {type(cut).__name__}.")
         return remains(cut, self.model)
-
-    def _check(self, params: Any) -> None:
-        found = [leaf for leaf in leaves(params) if is_array(leaf.value)]
-        expected = self.model.leaves
-        if [leaf.path for leaf in found] != [leaf.path for leaf in expected]:
-            raise StructureMismatch(
-                "these are not the params that the dependencies were read with: other paths. Pass "
-                "the whole tree that f takes."
-            )
-        raise_problems(map(_other_shape, found, expected))
-
-
-def _run_whole(model: Model, arrays: Sequence[Any]) -> list[Any]:
-    """The results of the program as it was traced."""
-    return list(jaxpr_as_fun(model.traced.jaxpr)(*arrays))
-
-
-def _other_shape(leaf: Leaf, expected: Leaf) -> Problem | None:
-    if tuple(leaf.value.shape) == tuple(expected.value.shape):
-        return None
-    return Problem(
-        StructureMismatch,
-        f"{leaf.name} has shape {tuple(leaf.value.shape)}, and had {tuple(expected.value.shape)} "
-        "when the dependencies were read: pass the whole parameters.",
-    )
-
-
-def dependencies(f: Callable[..., Any], params: Any, *inputs: Any, keep: Keep = ()) -> Dependencies:
-    """Reads which units of a model must be cut together.
-
-    Nothing is computed: `f` is traced as `jax.make_jaxpr` does, and the program is read. What an
-    operation couples is known for the primitives of JAX; one that is not known keeps all that it
-    touches from being cut, and the table names it, with the line of the model.
-
-    Args:
-        f: The function, called as `f(params, *inputs)`: the forward pass of a model.
-        params: Its parameters and whatever else is to be cut with them, such as batch statistics or
-            a cache: any tree of arrays or of `jax.ShapeDtypeStruct`s.
-        *inputs: Its other arguments, likewise. Their axes stay as they are, and those of the
-            result, but for a state that is written back.
-        keep: Patterns of paths of leaves that stay as they are, on all of their axes; or a mapping
-            from patterns to the axis, or the axes, that stay.
-
-    Returns:
-        The groups, and what cuts them.
-
-    Raises:
-        PruningError: `params` holds no array, `f` cannot be traced or has side effects, or a
-            pattern matches no leaf.
-
-    Examples:
-        >>> import jax, jax.numpy as jnp
-        >>> import jaxprune as jp
-        >>> def model(params, x):
-        ...     return jax.nn.relu(x @ params["up"]) @ params["down"]
-        >>> params = {"up": jnp.arange(12.0).reshape(3, 4), "down": jnp.ones((4, 2))}
-        >>> x = jnp.ones((5, 3))
-        >>> deps = jp.dependencies(model, params, x)
-        >>> [(each.name, each.units, each.members) for each in deps.groups if not each.refused]
-        [('up', 4, (('down', 0), ('up', 1)))]
-        >>> cut = deps.choose(params, 0.5)
-        >>> small = deps.shrink(params, cut)
-        >>> small["up"].shape, small["down"].shape
-        ((3, 2), (2, 2))
-        >>> deps.function(cut)(small, x).shape
-        (5, 2)
-    """
-    whole = _described(params)
-
-    def reread(inputs: tuple[Any, ...]) -> Model:
-        return read_model(f, whole, inputs, keep)
-
-    return Dependencies(reread(inputs), reread)
-
-
-def _described(tree: Any) -> Any:
-    """A tree of descriptions of its arrays: to read a program takes no more."""
-    return rebuild(
-        tree,
-        [
-            jax.ShapeDtypeStruct(leaf.value.shape, leaf.value.dtype)
-            if is_array(leaf.value)
-            else leaf.value
-            for leaf in leaves(tree)
-        ],
-    )

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from jaxprune._tree import Leaf, is_prunable
 from jaxprune.shrinking._blocks import ONE, Block, atoms, root
+from jaxprune.shrinking._costs import Costs
 from jaxprune.shrinking._dropped import Dropped, dropped, with_inside
 from jaxprune.shrinking._flow import Flow, Operation
-from jaxprune.shrinking._groups import Costs, module_of
+from jaxprune.shrinking._groups import module_of
 from jaxprune.shrinking._program import Axes, Body, Step, Why
 from jaxprune.shrinking._residual import Facts, Sum, facts_of, sums
 from jaxprune.shrinking._residual_blocks import ResidualBlock

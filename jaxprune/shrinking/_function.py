@@ -7,13 +7,12 @@ from typing import Any
 import jax
 
 from jaxprune._errors import Problem, StructureMismatch, raise_problems
-from jaxprune._tree import Leaf, is_array, leaves, rebuild
+from jaxprune._tree import Leaf, arrays_in, is_array, leaves, with_arrays
 from jaxprune.shrinking._cut import Cut
 from jaxprune.shrinking._model import Model
 from jaxprune.shrinking._models import Models
 from jaxprune.shrinking._remains import Remains, remains
 from jaxprune.shrinking._small import Small
-from jaxprune.shrinking._traced import flat_arrays
 
 
 @dataclasses.dataclass(slots=True, eq=False, weakref_slot=True, repr=False)
@@ -43,7 +42,7 @@ class SmallFunction:
         left = remains(self.cut, model)
         found = [leaf for leaf in leaves(params) if is_array(leaf.value)]
         _check_params(model, left, found)
-        rest = iter(flat_arrays(params, inputs))
+        rest = iter(arrays_in((params, inputs)))
         arrays = [
             None if k in left.dropped.leaves else next(rest) for k in range(len(model.body.inputs))
         ]
@@ -51,18 +50,13 @@ class SmallFunction:
 
     def run(self, params: Any, inputs: tuple[Any, ...]) -> list[Any]:
         """The arrays of the result, flat, of a compiled call."""
-        everything = leaves((params, inputs))
 
         @jax.jit
         def flat(arrays: list[Any]) -> list[Any]:
-            rest = iter(arrays)
-            whole = [next(rest) if is_array(leaf.value) else leaf.value for leaf in everything]
-            of_params, of_inputs = rebuild((params, inputs), whole)
-            return [
-                leaf.value for leaf in leaves(self(of_params, *of_inputs)) if is_array(leaf.value)
-            ]
+            of_params, of_inputs = with_arrays((params, inputs), arrays)
+            return arrays_in(self(of_params, *of_inputs))
 
-        return flat(flat_arrays(params, inputs))
+        return flat(arrays_in((params, inputs)))
 
     def __repr__(self) -> str:
         return f"SmallFunction(without parts of {len(self.cut.kept)} groups and blocks)"

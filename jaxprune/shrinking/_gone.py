@@ -7,9 +7,9 @@ import numpy as np
 
 from jaxprune._errors import NoMatch
 from jaxprune._tree import concrete_leaves, is_array
-from jaxprune.shrinking._blocks import unit_positions
 from jaxprune.shrinking._cut import Cut
 from jaxprune.shrinking._model import Model
+from jaxprune.shrinking._positions import unit_positions
 
 
 def cut_of(model: Model, tree: Any) -> Cut:

@@ -7,18 +7,20 @@ from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 
-from jaxprune._errors import PruningError, raise_problems
+from jaxprune._errors import Problem, PruningError, StructureMismatch, raise_problems
 from jaxprune._text import shown
-from jaxprune._tree import Leaf, is_array
+from jaxprune._tree import Leaf, is_array, leaves
 from jaxprune._where import Pattern, covers, no_match
 from jaxprune.shrinking._blocks import Block, join, pin
+from jaxprune.shrinking._costs import Costs
 from jaxprune.shrinking._depth import Depth, depth_of
-from jaxprune.shrinking._groups import Costs, Group, found_groups
+from jaxprune.shrinking._groups import Group, found_groups
+from jaxprune.shrinking._masked import everywhere, nowhere
 from jaxprune.shrinking._paths import Paths
 from jaxprune.shrinking._program import Axes, Body, Why, couple_program, fresh
 from jaxprune.shrinking._roles import Roles, values_of
 from jaxprune.shrinking._traced import Traced, traced
-from jaxprune.shrinking._zeros import everywhere, inexact_units, nowhere
+from jaxprune.shrinking._zeros import inexact_units
 from jaxprune.tracing import _jax
 
 Keep: TypeAlias = Pattern | Sequence[Pattern] | Mapping[Pattern, Any]
@@ -64,10 +66,34 @@ class Model:
         members = [member for member in members if there is None or member[0] in there]
         return [member for member in members if member[0] in self.multiplied] or members
 
+    def check(self, params: Any) -> None:
+        """Refuses parameters that are not those that the model was read with.
+
+        Raises:
+            StructureMismatch: They have other paths or shapes.
+        """
+        found = [leaf for leaf in leaves(params) if is_array(leaf.value)]
+        if [leaf.path for leaf in found] != [leaf.path for leaf in self.leaves]:
+            raise StructureMismatch(
+                "these are not the params that the dependencies were read with: other paths. Pass "
+                "the whole tree that f takes."
+            )
+        raise_problems(map(_other_shape, found, self.leaves))
+
     @property
     def leaves(self) -> tuple[Leaf, ...]:
         """The leaves of the parameters that are arrays."""
         return self.traced.leaves
+
+
+def _other_shape(leaf: Leaf, expected: Leaf) -> Problem | None:
+    if tuple(leaf.value.shape) == tuple(expected.value.shape):
+        return None
+    return Problem(
+        StructureMismatch,
+        f"{leaf.name} has shape {tuple(leaf.value.shape)}, and had {tuple(expected.value.shape)} "
+        "when the dependencies were read: pass the whole parameters.",
+    )
 
 
 def read_model(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...], keep: Keep) -> Model:

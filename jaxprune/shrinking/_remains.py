@@ -11,10 +11,11 @@ from jaxprune._errors import InvalidPattern, NoMatch, Problem, raise_problems
 from jaxprune._kernels.placement import is_host_array
 from jaxprune._kernels.sharding import on_any_mesh, placed
 from jaxprune._text import shown
-from jaxprune.shrinking._blocks import Block, Kept, kept_positions, root
+from jaxprune.shrinking._blocks import Block, root
 from jaxprune.shrinking._cut import Cut
 from jaxprune.shrinking._dropped import NOTHING, Dropped
 from jaxprune.shrinking._model import Model
+from jaxprune.shrinking._positions import Kept, kept_positions
 from jaxprune.shrinking._program import Axes
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxprune._kernels.placement import is_host_array
 from jaxprune._metrics import Metric, importance
 from jaxprune._tree import leaves
-from jaxprune.shrinking._blocks import unit_positions
 from jaxprune.shrinking._model import Model
+from jaxprune.shrinking._positions import unit_positions
 
 Scores: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 

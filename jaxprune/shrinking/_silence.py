@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from jaxprune.shrinking._flow import Flow, Operation
-from jaxprune.shrinking._zeros import constant
+from jaxprune.shrinking._masked import constant
 from jaxprune.tracing import _layouts as at
 from jaxprune.tracing._readings import Call
 

@@ -8,7 +8,7 @@ import jax
 
 from jaxprune._errors import PruningError
 from jaxprune._text import shown
-from jaxprune._tree import Leaf, is_array, leaves, rebuild
+from jaxprune._tree import Leaf, arrays_in, is_array, leaves, with_arrays
 from jaxprune.tracing import _jax_layouts
 from jaxprune.tracing._readings import AnyJaxpr
 
@@ -35,16 +35,7 @@ class Traced:
 
     def packed(self, arrays: Sequence[Any]) -> Any:
         """The result as the function returns it, of the program's results."""
-        rest = iter(arrays)
-        return rebuild(
-            self.out,
-            [next(rest) if is_array(leaf.value) else leaf.value for leaf in self.results],
-        )
-
-
-def flat_arrays(params: Any, inputs: tuple[Any, ...]) -> list[Any]:
-    """The arrays that a program takes."""
-    return [leaf.value for leaf in leaves((params, inputs)) if is_array(leaf.value)]
+        return with_arrays(self.out, arrays)
 
 
 def flat_constants(params: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -69,18 +60,15 @@ def traced(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> Trace
             f"expected params that hold arrays, got {shown(params)}: call "
             "jp.dependencies(f, params, *inputs) with what f(params, *inputs) takes."
         )
-    everything = leaves((params, inputs))
     out: list[Any] = []
 
     def flat(*values: Any) -> list[Any]:
-        rest = iter(values)
-        whole = [next(rest) if is_array(leaf.value) else leaf.value for leaf in everything]
-        of_params, of_inputs = rebuild((params, inputs), whole)
+        of_params, of_inputs = with_arrays((params, inputs), values)
         out[:] = [f(of_params, *of_inputs)]
-        return [leaf.value for leaf in leaves(out[0]) if is_array(leaf.value)]
+        return arrays_in(out[0])
 
     try:
-        jaxpr = jax.make_jaxpr(flat)(*flat_arrays(params, inputs))
+        jaxpr = jax.make_jaxpr(flat)(*arrays_in((params, inputs)))
     except (TypeError, ValueError, AttributeError, jax.errors.JAXTypeError) as error:
         raise PruningError(
             f"f(params, *inputs) cannot be traced: {type(error).__name__}: {error}\n"

@@ -1,16 +1,22 @@
 """Runs a small model beside the masked one, and finds the group where they differ."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from jaxprune._errors import PruningError
-from jaxprune._tree import Leaf, is_prunable, leaves, rebuild
+from jaxprune._prune import apply_mask
+from jaxprune._tree import Leaf, arrays_in, is_prunable, leaves, rebuild
 from jaxprune.shrinking._cut import Cut
-
-Compare = Callable[[Cut, Any], float]
+from jaxprune.shrinking._function import SmallFunction
+from jaxprune.shrinking._like import shrink_tree
+from jaxprune.shrinking._mask import mask_of
+from jaxprune.shrinking._models import Models
+from jaxprune.shrinking._remains import remains
 
 
 def made_nonzero(params: Any) -> Any:
@@ -51,32 +57,49 @@ def difference(one: Sequence[Any], other: Sequence[Any]) -> float:
     return worst
 
 
-def tolerance_of(results: Sequence[Any]) -> float:
+def _rounding(results: Sequence[Any]) -> float:
     """How far results of these types may differ by rounding."""
     narrow = any(str(x.dtype) in ("bfloat16", "float16") for x in results)
     return 3e-2 if narrow else 3e-5
 
 
-def verified(cut: Cut, params: Any, compare: Compare, tolerance: float) -> float:
-    """The difference that a cut makes, if it is no more than rounding.
+def verified(
+    models: Models, params: Any, cut: Cut, inputs: tuple[Any, ...], tolerance: float | None
+) -> float:
+    """The difference that a cut makes, if it is no more than rounding; see `Dependencies.verify`.
 
     Args:
+        models: The model, read with the inputs.
+        params: Parameters.
         cut: The cut.
-        params: Parameters without zeros.
-        compare: The difference that a cut makes.
-        tolerance: How far results may differ.
+        inputs: The inputs.
+        tolerance: How far results may differ; None for what rounding makes.
 
     Raises:
         PruningError: It is more; the message names the groups.
     """
-    whole = compare(cut, params)
-    if whole <= tolerance:
-        return whole
-    alone = {name: compare(Cut({name: kept}), params) for name, kept in cut.kept.items()}
-    wrong = [f"{name} ({error:.1e})" for name, error in alone.items() if not error <= tolerance]
+    model, filled = models.first, made_nonzero(params)
+    whole = jax.jit(lambda arrays: jaxpr_as_fun(model.traced.jaxpr)(*arrays))
+
+    def error(cut: Cut) -> float:
+        left = remains(cut, model)
+        masked = apply_mask(filled, mask_of(model, filled, cut))
+        expected = whole(arrays_in((masked, inputs)))
+        small = shrink_tree(filled, model.leaves, model.axes, left)
+        found = SmallFunction(models, cut).run(small, inputs)
+        pairs = zip(expected, model.body.outputs, strict=True)
+        return difference([left.take(x, axes) for x, axes in pairs], found)
+
+    if tolerance is None:
+        tolerance = _rounding(arrays_in(model.traced.out))
+    together = error(cut)
+    if together <= tolerance:
+        return together
+    alone = {name: error(Cut({name: kept})) for name, kept in cut.kept.items()}
+    wrong = [f"{name} ({gap:.1e})" for name, gap in alone.items() if not gap <= tolerance]
     which = "cut alone, these groups differ: " + ", ".join(wrong)
     raise PruningError(
-        f"the small model differs from the masked one by {whole:.1e}, relative to its largest "
+        f"the small model differs from the masked one by {together:.1e}, relative to its largest "
         f"result, where {tolerance:.0e} is rounding; "
         f"{which if wrong else 'each group alone does not: they differ only together'}. Leave them "
         "out with None in a mapping of amounts."

@@ -10,52 +10,24 @@ there the two models differ, and the pass says where.
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
-from jaxprune._tree import is_traced
-from jaxprune.shrinking._blocks import Block, atoms
-from jaxprune.shrinking._couple import reshaped_runs
+from jaxprune.shrinking._blocks import Block
+from jaxprune.shrinking._masked import (
+    NONE,
+    Found,
+    Units,
+    Values,
+    Zeros,
+    constant,
+    nowhere,
+    units_of,
+)
 from jaxprune.shrinking._program import Axes, Body, Step, Why
+from jaxprune.shrinking._zeros_moves import MOVES
 from jaxprune.tracing import _layouts as at
 from jaxprune.tracing._jax import is_known
 from jaxprune.tracing._readings import Branches, Call, Scan, Unknown, While
-
-Units: TypeAlias = frozenset[Block]
-NONE: Units = frozenset()
-
-
-class Zeros(NamedTuple):
-    """Where a value of the masked model is zero.
-
-    Attributes:
-        axes: For each axis the units at whose positions it is.
-        number: The one number that the whole value consists of, whatever is masked; else None.
-    """
-
-    axes: tuple[Units, ...]
-    number: float | None = None
-
-
-Values: TypeAlias = Sequence[Zeros]
-Found: TypeAlias = dict[Block, Why]
-
-
-def units_of(block: Block) -> Units:
-    """The units on an axis that can be cut."""
-    return frozenset(unit for unit in atoms(block) if unit.why is None)
-
-
-def everywhere(axes: Axes) -> Zeros:
-    """What is zero at all units of all axes: a masked parameter."""
-    return Zeros(tuple(map(units_of, axes)))
-
-
-def nowhere(axes: Axes) -> Zeros:
-    """What is zero at no unit for certain."""
-    return Zeros((NONE,) * len(axes))
 
 
 def inexact_units(body: Body, values: Sequence[Zeros]) -> dict[Block, Why]:
@@ -90,16 +62,6 @@ def run_zeros(body: Body, values: Sequence[Zeros], found: Found) -> list[Zeros]:
 
 def _read(known: dict[Any, Zeros], variable: Any, axes: Axes) -> Zeros:
     return constant(variable.val, axes) if is_known(variable) else known[variable]
-
-
-def constant(value: Any, axes: Axes) -> Zeros:
-    """Where a constant is zero."""
-    kind = getattr(value, "dtype", np.dtype(float))
-    is_number = any(jnp.issubdtype(kind, each) for each in (jnp.floating, jnp.integer, jnp.bool_))
-    if is_traced(value) or np.size(value) != 1 or not is_number:
-        return nowhere(axes)
-    number = float(np.asarray(value).reshape(()))
-    return Zeros(tuple(map(units_of, axes)) if number == 0 else (NONE,) * len(axes), number)
 
 
 @functools.singledispatch
@@ -175,107 +137,8 @@ def _of_bounds(sign: int, sets: Sequence[Units], numbers: Sequence[float | None]
     return sets[0] & sets[1]
 
 
-# --- moved about --------------------------------------------------------------------------------
-
-
-@zeros.register
-def _(reading: at.Transposed, step: Step, operands: Values, found: Found) -> list[Zeros]:
-    return [Zeros(tuple(operands[0].axes[k] for k in reading.order), operands[0].number)]
-
-
-@zeros.register
-def _(reading: at.Reshaped, step: Step, operands: Values, found: Found) -> list[Zeros]:
-    (before,), (after,) = step.operands, step.results
-    sizes = [[block.size for block in axes] for axes in (before, after)]
-    result = [NONE] * len(after)
-    for old, new in reshaped_runs(*sizes):
-        held = [(units_of(before[k]), operands[0].axes[k]) for k in old]
-        for k in new:
-            result[k] = _in_all(units_of(after[k]), held)
-    return [Zeros(tuple(result), operands[0].number)]
-
-
-def _in_all(units: Units, held: Sequence[tuple[Units, Units]]) -> Units:
-    """The units that are zero wherever they are: of pairs (what is there, what is zero there)."""
-    there = frozenset().union(*(here for here, _ in held))
-    return frozenset(
-        unit for unit in units & there if all(unit in zero for here, zero in held if unit in here)
-    )
-
-
-@zeros.register
-def _(reading: at.Broadcast, step: Step, operands: Values, found: Found) -> list[Zeros]:
-    (operand,), (before, *_), (after,) = operands[:1], step.operands, step.results
-    if operand.number == 0:
-        return [Zeros(tuple(map(units_of, after)), 0.0)]
-    result = [NONE] * len(after)
-    for block, axis, zero in zip(before, reading.axes, operand.axes, strict=True):
-        if block.size == after[axis].size:
-            result[axis] = zero
-    return [Zeros(tuple(result), operand.number)]
-
-
-@zeros.register
-def _(reading: at.Squeezed, step: Step, operands: Values, found: Found) -> list[Zeros]:
-    kept = (zero for k, zero in enumerate(operands[0].axes) if k not in reading.axes)
-    return [Zeros(tuple(kept), operands[0].number)]
-
-
-@zeros.register
-def _(reading: at.Sliced, step: Step, operands: Values, found: Found) -> list[Zeros]:
-    return [
-        Zeros(
-            tuple(
-                zero & units_of(block) for zero, block in zip(operands[0].axes, result, strict=True)
-            ),
-            operands[0].number,
-        )
-        for result in step.results
-    ]
-
-
-@zeros.register
-def _(reading: at.Padded, step: Step, operands: Values, found: Found) -> list[Zeros]:
-    (before, _), (after,) = step.operands, step.results
-    if operands[1].number != 0:
-        return [nowhere(after)]
-    result = [
-        (units_of(new) - units_of(old)) | zero
-        for old, new, zero in zip(before, after, operands[0].axes, strict=True)
-    ]
-    return [Zeros(tuple(result))]
-
-
-@zeros.register
-def _(reading: at.Concatenated, step: Step, operands: Values, found: Found) -> list[Zeros]:
-    (after,) = step.results
-    pairs = list(zip(step.operands, operands, strict=True))
-    return [
-        Zeros(
-            tuple(
-                _in_all(units_of(block), [(units_of(axes[k]), z.axes[k]) for axes, z in pairs])
-                if k == reading.axis
-                else frozenset.intersection(*(z.axes[k] for _, z in pairs))
-                for k, block in enumerate(after)
-            )
-        )
-    ]
-
-
-@zeros.register
-def _(reading: at.Stacked, step: Step, operands: Values, found: Found) -> list[Zeros]:
-    both = [frozenset.intersection(*sets) for sets in zip(*(z.axes for z in operands), strict=True)]
-    return [Zeros((*both[: reading.axis], NONE, *both[reading.axis :]))]
-
-
-@zeros.register
-def _(reading: at.Tiled, step: Step, operands: Values, found: Found) -> list[Zeros]:
-    (before,), (after,) = step.operands, step.results
-    result = [
-        frozenset(unit for unit in zero if atoms(old).count(unit) == atoms(new).count(unit))
-        for old, new, zero in zip(before, after, operands[0].axes, strict=True)
-    ]
-    return [Zeros(tuple(result))]
+for _kind, _rule in MOVES.items():
+    zeros.register(_kind, _rule)
 
 
 # --- sums and products --------------------------------------------------------------------------

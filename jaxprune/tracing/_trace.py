@@ -8,7 +8,7 @@ import jax
 
 from jaxprune._errors import PruningError
 from jaxprune._text import shown
-from jaxprune._tree import Leaf, is_array, leaves, rebuild
+from jaxprune._tree import Leaf, arrays_in, is_array, leaves, with_arrays
 from jaxprune.tracing import _jax
 from jaxprune.tracing._readings import AnyJaxpr
 from jaxprune.tracing._uses import Uses, rows_of, use_of
@@ -80,7 +80,7 @@ def uses_of(program: Program) -> Uses:
 
 def arrays_of(params: Any, inputs: tuple[Any, ...]) -> list[Any]:
     """The arguments of a program: the arrays of the parameters, then those of the inputs."""
-    return [leaf.value for leaf in leaves((params, inputs)) if is_array(leaf.value)]
+    return arrays_in((params, inputs))
 
 
 def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Program:
@@ -91,12 +91,9 @@ def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Program:
             f"expected params that hold arrays, got {shown(params)}: call "
             "trace(f, params, *inputs) with what f(params, *inputs) takes."
         )
-    everything = leaves((params, inputs))
 
     def flat(values: list[Any]) -> Any:
-        rest = iter(values)
-        whole = [next(rest) if is_array(leaf.value) else leaf.value for leaf in everything]
-        of_params, of_inputs = rebuild((params, inputs), whole)
+        of_params, of_inputs = with_arrays((params, inputs), values)
         return f(of_params, *of_inputs)
 
     return program_of(jax.make_jaxpr(flat)(arrays_of(params, inputs)), found)

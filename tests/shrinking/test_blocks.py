@@ -7,18 +7,16 @@ from jaxprune.shrinking._blocks import (
     ONE,
     Misfit,
     atoms,
-    count,
     join,
     joined_end_to_end,
-    kept_positions,
     pin,
     product,
     root,
     split,
     take_apart,
-    unit_positions,
     units,
 )
+from jaxprune.shrinking._positions import count, kept_positions, unit_positions
 
 
 def left(block, **kept):

@@ -294,7 +294,8 @@ def test_last_weights_that_are_not_masked_are_found():
     places = dict(deps.model.depth.places)
     half = dataclasses.replace(places[name], last=frozenset([min(places[name].last)]))
     depth = dataclasses.replace(deps.model.depth, places=places | {name: half})
-    broken = dataclasses.replace(deps, model=dataclasses.replace(deps.model, depth=depth))
+    mutated = dataclasses.replace(deps.model, depth=depth)
+    broken = dataclasses.replace(deps, model=mutated, reread=lambda inputs: mutated)
     with pytest.raises(jp.PruningError, match=rf"these groups differ: {name} \("):
         broken.verify(params, without(deps, name), *model.inputs)
 
