@@ -197,6 +197,8 @@ class Dependencies:
     def cut_of(self, tree: Any) -> Cut:
         """The cut of what is gone already: of units that are zero, or masked, wherever they are.
 
+        A residual block is gone where all of its last weights are.
+
         Args:
             tree: Parameters, or a mask of them, as `sparsify` with `Coupled` leaves it.
 

@@ -177,7 +177,7 @@ class _Finder:
         )
         axes = self._vector(op.step.results[0], last or (), gone)
         place = Place(op.step, stream, last or frozenset(), ((0, axes),))
-        return _Found(block, place, matrices or block.last, dead)
+        return _Found(block, place, matrices or block.leaves, dead)
 
     def of_stack(self, stack: Stack) -> _Found:
         """The layers of a stack."""
@@ -234,8 +234,8 @@ def _names(found: Sequence[_Found], matrices: Sequence[str]) -> list[str]:
         module = _common_module(one.paths)
         others = (path for path in matrices if path not in one.paths)
         if not module or any(path.startswith(f"{module}/") for path in others):
-            module = _common_module(one.block.last) or module
-        names.append(f"{module}:{one.block.name}" if module else one.block.name)
+            module = _common_module(one.block.last) or module or module_of(one.paths[0])
+        names.append(f"{module}:{one.block.name}")
     taken: Counter[str] = Counter()
     for k, name in enumerate(names):
         taken[name] += 1

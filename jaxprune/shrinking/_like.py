@@ -44,7 +44,7 @@ def _shrunk(
     leaf: Leaf, found: Sequence[int], like: Sequence[Leaf], axes: Sequence[Axes], left: Remains
 ) -> tuple[Any, Problem | None]:
     if is_array(leaf.value) and found and left.dropped.leaves.issuperset(found):
-        return None, None
+        return None, _below(leaf, like[found[0]])
     if not is_array(leaf.value) or np.size(leaf.value) <= 1:
         # Counts, holes, and what stands where there is no statistic.
         return leaf.value, None
@@ -64,6 +64,17 @@ def _shrunk(
     # A history of updates has axes of its own in front.
     further = tuple(units(size, "a history") for size in shape[: len(shape) - len(axes[k])])
     return left.take(leaf.value, (*further, *axes[k])), None
+
+
+def _below(leaf: Leaf, of: Leaf) -> Problem | None:
+    """The problem of one of several statistics of a leaf that is gone: there would be none."""
+    if leaf.path.rpartition("/")[2] == of.path.rpartition("/")[2]:
+        return None
+    return Problem(
+        StructureMismatch,
+        f"{leaf.name} stands below {of.name}, which is gone as a whole: initialize this state anew "
+        "from the small parameters, or pass the tree without it.",
+    )
 
 
 def _fits(shape: tuple[int, ...], of: Sequence[int]) -> bool:

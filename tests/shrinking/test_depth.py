@@ -511,6 +511,8 @@ def test_what_cannot_be_left_out_says_why():
 
     found = why(returned, params | draw(scale=(4,)), x)["scale:branch"]
     assert found.startswith("it has no matrix of its own, or a result such as a state needs that")
+    found = why(lambda p, x: x + jnp.cos(x * p["scale"]), draw(scale=(4,)), x)["scale:branch"]
+    assert found.startswith("it has no matrix of its own")
     plain = why(lambda p, x: x + x @ p["w"], params, x, keep="w")
     assert plain["w:branch"].startswith("keep='w' keeps `w`")
     assert why(lambda p, x: x @ p["w"] * 2, params, x) == {}

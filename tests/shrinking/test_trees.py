@@ -71,6 +71,11 @@ def test_factored_statistics_are_refused_in_words(tx):
         deps().shrink(tx.init(PARAMS), CUT)
 
 
+def test_several_statistics_of_a_leaf_that_is_gone_are_refused():
+    with pytest.raises(jp.StructureMismatch, match="stands below `down/kernel`, which is gone as"):
+        deps().shrink(optax.sm3(1e-3).init(PARAMS), jp.Cut({"down:branch": ()}))
+
+
 def test_what_is_not_factored_is_cut():
     # No matrix here is large enough for Adafactor to factor it.
     assert shapes(small_state(optax.adafactor(1e-3))[0]) == shapes(
