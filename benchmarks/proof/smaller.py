@@ -52,13 +52,18 @@ def _one_shot(study, size):
     return _measured(*_cut(study, size, 1.0))
 
 
-def _tuned(study, size):
+def _tuned(study, size, metric=jp.L2()):
     """Cut when most of the updates are done; the rest follow a cosine of their own."""
-    task, params = _cut(study, size, 1 - _TUNED)
+    task, params = _cut(study, size, 1 - _TUNED, metric)
     training = study.training._replace(task=task)
     key = jax.random.fold_in(study.key, 1)
     fit = jax.jit(functools.partial(training.fit, part=_TUNED))
     return _measured(task, fit(params, key))
+
+
+def _random(study, size):
+    """The same, but for the choice of units: what that is worth."""
+    return _tuned(study, size, jp.Random(jax.random.fold_in(study.key, 2)))
 
 
 def _into_cut(study, size):
@@ -82,6 +87,7 @@ def _small_from_start(study, size):
 METHODS = {
     "one-shot": _one_shot,
     "fine-tuned": _tuned,
+    "fine-tuned, at random": _random,
     "trained into the cut": _into_cut,
     "small from the start": _small_from_start,
 }
@@ -184,10 +190,10 @@ def _size(deps, params, left):
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def _cut(study, size, part):
-    """The dense model after a part of the updates, cut by the squares of its weights."""
+def _cut(study, size, part, metric=jp.L2()):
+    """The dense model after a part of the updates, cut."""
     params = _trained(study, part)
-    return _small(study, params, study.deps.choose(params, size.sparsity, metric=jp.L2()))
+    return _small(study, params, study.deps.choose(params, size.sparsity, metric=metric))
 
 
 def _small(study, params, cut):
