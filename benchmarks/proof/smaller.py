@@ -21,6 +21,7 @@ from benchmarks.proof.models import MODELS
 
 LEFT = (0.75, 0.5, 0.25)  # the share of the dense model's multiply-adds that stays
 _TUNED = 0.2  # the part of the updates that follows a cut
+_SQUARES = jp.L2()
 
 
 class Size(NamedTuple):
@@ -52,7 +53,7 @@ def _one_shot(study, size):
     return _measured(*_cut(study, size, 1.0))
 
 
-def _tuned(study, size, metric=jp.L2()):
+def _tuned(study, size, metric=_SQUARES):
     """Cut when most of the updates are done; the rest follow a cosine of their own."""
     task, params = _cut(study, size, 1 - _TUNED, metric)
     training = study.training._replace(task=task)
@@ -190,7 +191,7 @@ def _size(deps, params, left):
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def _cut(study, size, part, metric=jp.L2()):
+def _cut(study, size, part, metric=_SQUARES):
     """The dense model after a part of the updates, cut."""
     params = _trained(study, part)
     return _small(study, params, study.deps.choose(params, size.sparsity, metric=metric))
@@ -226,7 +227,7 @@ def _gradual(training):
 
     def fit(key, spec):
         def wrap(tx):
-            return jp.sparsify(tx, spec, schedule=schedule, metric=jp.L2())
+            return jp.sparsify(tx, spec, schedule=schedule, metric=_SQUARES)
 
         return training.fit(training.start(key), key, wrap)
 
