@@ -78,7 +78,7 @@ def _into_cut(study, size):
 
 def _small_from_start(study, size):
     """A model of the same sizes, written down and trained as any other."""
-    task = MODELS[study.model](**SIZES[study.model](size.units))
+    task = _of_size(study.model, *SIZES[study.model](size.units))
     training = study.training._replace(task=task)
     weights = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(task.start, study.key)))
     assert weights == size.cost.weights, "the rival is of another size"
@@ -95,16 +95,13 @@ METHODS = {
 
 # The arguments of a model, from the numbers of units of its groups.
 SIZES = {
-    "conv": lambda units: {
-        "channels": (units["conv0"], units["conv1"]),
-        "hidden": units["dense0"],
-    },
-    "text": lambda units: {
-        "width": units["embedding"],
-        "heads": units["block0/qkv:heads"],
-        "features": units["block0/qkv:head_dim"],
-        "hidden": units["block0/up"],
-    },
+    "conv": lambda units: ((units["conv0"], units["conv1"]), units["dense0"]),
+    "text": lambda units: (
+        units["embedding"],  # the width
+        units["block0/qkv:heads"],
+        units["block0/qkv:head_dim"],
+        units["block0/up"],  # the hidden features
+    ),
 }
 
 
@@ -207,6 +204,11 @@ def _small(study, params, cut):
 def _trained(study, part):
     """The dense model after a part of the updates, trained once for all of a seed's cells."""
     return _dense_models(study.training, int(np.asarray(jax.random.key_data(study.key))[-1]), part)
+
+
+@functools.cache  # so that its training is compiled once for all seeds
+def _of_size(model, *sizes):
+    return MODELS[model](*sizes)
 
 
 @functools.cache
