@@ -2,7 +2,8 @@
 
 python -m benchmarks.proof.smaller --model conv --steps 2000 --seeds 3 --save conv-smaller.json
 
-Every row is trained with the same number of updates. What `--save` has already is not run again.
+Every row is trained with the same number of updates. Each cell is saved as soon as it is there;
+`--resume` goes on with what is saved.
 """
 
 import argparse
@@ -116,7 +117,7 @@ def main():
     sizes = {left: _size(deps, task.start(jax.random.key(0)), left) for left in options.left}
     head = {"model": options.model, "steps": options.steps, "tuned": _TUNED, "unit": task.unit}
     head |= {"higher_is_better": task.higher_is_better}
-    rows = _saved(options.save, head)
+    rows = _saved(options.save, head) if options.resume else {}
     cells = [("dense", 1.0, _dense, None)]
     cells += [(n, left, METHODS[n], sizes[left]) for n in options.methods for left in options.left]
     for seed in range(options.seeds):
@@ -142,7 +143,8 @@ def _options():
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--methods", choices=METHODS, nargs="+", default=list(METHODS))
     parser.add_argument("--left", type=float, nargs="+", default=LEFT)
-    parser.add_argument("--save", type=pathlib.Path, help="a file of JSON, which is continued")
+    parser.add_argument("--save", type=pathlib.Path, help="a file of JSON")
+    parser.add_argument("--resume", action="store_true", help="run what the file does not have")
     return parser.parse_args()
 
 
