@@ -14,7 +14,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 import jaxprune as jp
 from benchmarks.proof.methods import Training
@@ -39,15 +38,19 @@ class Study(NamedTuple):
     model: str
     deps: jp.Dependencies
     training: Training
-    key: Any
+    seed: int
 
     @property
     def task(self):
         return self.training.task
 
+    @property
+    def key(self):
+        return jax.random.key(self.seed)
+
 
 def _dense(study, size):
-    return _measured(study.task, _trained(study, 1.0))
+    return _measured(study.task, _trained(study.training, study.seed, 1.0))
 
 
 def _one_shot(study, size):
@@ -73,6 +76,7 @@ def _into_cut(study, size):
     spec = jp.Coupled(study.deps, size.sparsity)
     params = _gradual(study.training)(study.key, spec)
     cut = study.deps.cut_of(params)
+    assert study.deps.cost(cut) == size.cost, "another number of units is zero"
     found = _measured(*_small(study, params, cut))
     return found | {"masked": _measured(study.task, params)["found"]}
 
@@ -121,7 +125,7 @@ def main():
     cells = [("dense", 1.0, _dense, None)]
     cells += [(n, left, METHODS[n], sizes[left]) for n in options.methods for left in options.left]
     for seed in range(options.seeds):
-        study = Study(options.model, deps, training, jax.random.key(seed))
+        study = Study(options.model, deps, training, seed)
         for name, left, method, size in cells:
             row = rows.setdefault((name, left), _row(name, left, size))
             if len(row["found"]) > seed:
@@ -171,16 +175,15 @@ def _row(name, left, size):
 
 
 def _size(deps, params, left):
-    """The size at which the multiply-adds come nearest to a share, if all groups lose alike.
+    """The size whose multiply-adds come nearest to a share, if all groups lose the same fraction.
 
-    It is the same for every seed, for it is one fraction of the units of every group: where that
-    is the next one, a unit of some group more goes.
+    So it is the same for all methods and seeds, whichever units go.
     """
     units = {group.name: group.units for group in deps.groups if not group.refused}
     fractions = sorted({k / n for n in units.values() for k in range(1, int(0.9 * n) + 1)})
     found = []
     for fraction in fractions:
-        # Between the fractions of groups, so that rounding to float32 does not matter.
+        # A little more than the fraction, so that rounding to float32 does not lose a unit.
         sparsity = fraction + 1e-5
         cut = deps.choose(params, sparsity)
         cost = deps.cost(cut)
@@ -192,7 +195,7 @@ def _size(deps, params, left):
 
 def _cut(study, size, part, metric=_SQUARES):
     """The dense model after a part of the updates, cut."""
-    params = _trained(study, part)
+    params = _trained(study.training, study.seed, part)
     return _small(study, params, study.deps.choose(params, size.sparsity, metric=metric))
 
 
@@ -203,18 +206,14 @@ def _small(study, params, cut):
     return task._replace(logits=logits, loss=loss, measure=measure), study.deps.shrink(params, cut)
 
 
-def _trained(study, part):
-    """The dense model after a part of the updates, trained once for all of a seed's cells."""
-    return _dense_models(study.training, int(np.asarray(jax.random.key_data(study.key))[-1]), part)
-
-
 @functools.cache  # so that its training is compiled once for all seeds
 def _of_size(model, *sizes):
     return MODELS[model](*sizes)
 
 
 @functools.cache
-def _dense_models(training, seed, part):
+def _trained(training, seed, part):
+    """The dense model after a part of the updates, trained once for all of a seed's cells."""
     return _whole(training, part)(jax.random.key(seed))
 
 
