@@ -57,18 +57,13 @@ def _one_shot(study, size):
     return _measured(*_cut(study, size, 1.0))
 
 
-def _tuned(study, size, metric=_SQUARES):
+def _tuned(study, size):
     """Cut when most of the updates are done; the rest follow a cosine of their own."""
-    task, params = _cut(study, size, 1 - _TUNED, metric)
+    task, params = _cut(study, size, 1 - _TUNED)
     training = study.training._replace(task=task)
     key = jax.random.fold_in(study.key, 1)
     fit = jax.jit(functools.partial(training.fit, part=_TUNED))
     return _measured(task, fit(params, key))
-
-
-def _random(study, size):
-    """The same, but for the choice of units: what that is worth."""
-    return _tuned(study, size, jp.Random(jax.random.fold_in(study.key, 2)))
 
 
 def _into_cut(study, size):
@@ -93,7 +88,6 @@ def _small_from_start(study, size):
 METHODS = {
     "one-shot": _one_shot,
     "fine-tuned": _tuned,
-    "fine-tuned, at random": _random,
     "trained into the cut": _into_cut,
     "small from the start": _small_from_start,
 }
@@ -193,10 +187,10 @@ def _size(deps, params, left):
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def _cut(study, size, part, metric=_SQUARES):
-    """The dense model after a part of the updates, cut."""
+def _cut(study, size, part):
+    """The dense model after a part of the updates, cut by the squares of its weights."""
     params = _trained(study.training, study.seed, part)
-    return _small(study, params, study.deps.choose(params, size.sparsity, metric=metric))
+    return _small(study, params, study.deps.choose(params, size.sparsity, metric=_SQUARES))
 
 
 def _small(study, params, cut):
