@@ -153,9 +153,8 @@ def importance(params: Any, metric: Metric) -> Any:
     Args:
         params: Any tree of arrays.
         metric: `L1()`, `L2()`, `TaylorProxy()`, `Random(key)`, `LCG(seed)`; of gradients
-            `Taylor(grads)`, `Fisher(grads)`, `Movement(grads)`; of data `Wanda(stats)`,
-            `RIA(stats)`; or a function that maps an array of weights to an array of scores of the
-            same shape.
+            `Taylor(grads)`, `Fisher(grads)`, `Movement(grads)`; of data `Wanda(stats)`; or a
+            function that maps an array of weights to an array of scores of the same shape.
 
     Returns:
         A tree like `params` that holds scores where it holds floats, and None where it holds

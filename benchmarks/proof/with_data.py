@@ -54,6 +54,28 @@ def _by_lamp(task, params, batches, sparsity, where):
     return jp.prune(params, jp.allocate(params, sparsity, "lamp", where=where), where=where)
 
 
+def _by_ria(task, params, batches, sparsity, where):
+    """Zhang et al., 2024: Wanda with a weight's shares of its input's and its output's weights.
+
+    The root of the input's norm is their exponent of 0.5.
+    """
+    stats = jp.calibrate(task.loss, params, batches, where=where)
+    uses = jp.trace(task.loss, params, *batches[0])
+    axes = {leaf.path: (leaf.input_axes, leaf.output_axes) for leaf in stats.leaves}
+
+    def scores(path, leaf):
+        name = "/".join(str(key.key) for key in path)
+        if name not in axes:
+            return None
+        w = np.abs(np.asarray(leaf))
+        shares = sum(w / w.sum(each, keepdims=True) for each in axes[name])
+        return shares * np.asarray(stats.squares[name]) ** 0.25
+
+    scored = jax.tree_util.tree_map_with_path(scores, params)
+    mask = jp.make_mask(scored, _spec(sparsity, "output"), uses=uses)
+    return jp.apply_mask(params, mask), mask
+
+
 def _by_owl(task, params, batches, sparsity, where):
     """Wanda at once, but for what each layer loses: of the transformer, each block."""
     stats = jp.calibrate(task.loss, params, batches, where=where)
@@ -70,6 +92,7 @@ METHODS = {
     "magnitude, per output": _magnitude("output"),
     "Wanda, at once": _with_data(jp.Wanda, "output", "at_once"),
     "Wanda": _with_data(jp.Wanda, "output"),
+    "RIA, at once": _by_ria,
     "SparseGPT, at once": _with_data(jp.SparseGPT(), "leaf", "at_once"),
     "SparseGPT": _with_data(jp.SparseGPT(), "leaf"),
     "magnitude, refitted": _with_data(jp.Refit(by=jp.L1()), "leaf"),

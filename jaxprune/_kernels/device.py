@@ -24,13 +24,9 @@ from jaxprune._kernels.samples import group_guesses
 from jaxprune._kernels.search import (
     ALL,
     NONE,
-    CutSearch,
-    advanced,
     begun,
+    found,
     new_range,
-    next_place,
-    tried,
-    within,
 )
 from jaxprune._kernels.sharding import on_any_mesh
 
@@ -114,25 +110,19 @@ def _group_survivors(
         position = grid.positions(first)
         return position if ties == "first" else size - 1 - position
 
-    def step(state: tuple[jax.Array, CutSearch]) -> tuple[jax.Array, CutSearch]:
-        turn, search = state
-        at = next_place(search.range)
-        for i, guess in enumerate(guesses):
-            at = jnp.where((turn == i) & ~search.tied, within(search.range, guess), at)
-        # As in `count_before`: keys and positions are computed again in every pass.
-        again, key, last, first = lax.optimization_barrier((leaf, *tried(search, at), jnp.int32(0)))
+    def excess(key: jax.Array, last: jax.Array, turn: jax.Array) -> jax.Array:
+        # Keys and positions are computed again in every pass. Without the barrier, which the turn
+        # ties to the loop, the compiler would compute them once and keep them in memory.
+        again, first, _ = lax.optimization_barrier((leaf, jnp.int32(0), turn))
         here = fold(again.keys(), axes)
-        excess = here.before(key, last, in_order(here, first)) - wanted
-        return turn + 1, advanced(search, at, excess, size)
+        return here.before(key, last, in_order(here, first)) - wanted
 
     low = zeros.astype(counter)
     high = low + counter(top_of(grid.keys.dtype))
     all_go = wanted >= size
     span = new_range(low, high, -wanted, size - wanted, (wanted > 0) & ~all_go)
     search = begun(span, jnp.where(all_go, high, low), jnp.where(all_go, ALL, zeros + NONE), size)
-    search = lax.while_loop(
-        lambda state: jnp.any(state[1].range.open), step, (jnp.int32(0), search)
-    )[1]
+    search = found(search, excess, size, guesses)
     # Made anew once more: only the sample and this comparison read keys outside of the loop.
     leaf, search = lax.optimization_barrier((leaf, search))
     grid = fold(leaf.keys(), axes)

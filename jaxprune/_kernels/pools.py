@@ -2,8 +2,9 @@
 
 Each leaf belongs to a pool, and a pool has one budget: a leaf's own, or that of many leaves. All
 pools are searched together: a pass counts every leaf once, so a tree of any size is one loop to
-compile. Once the cuts of the pools are known, their leaves share the budgets out, and where the
-share of a leaf falls among scores that tie with the cut, the search goes on among their positions.
+compile. Once the cuts of the pools are known, their leaves share the budgets out, and each leaf is
+searched for the cut of its share: a second loop, in which only scores that tie with the cut of
+their pool are left to tell apart. Where each leaf is a pool of its own, that loop is all there is.
 """
 
 import math
@@ -17,21 +18,19 @@ from jax import lax
 
 from jaxprune._kernels.counting import counter_of, top_of
 from jaxprune._kernels.limbs import Limbs, as_float, minus, saturated, split
-from jaxprune._kernels.parts import counts_before, kept_after, parts_of
+from jaxprune._kernels.parts import Parts, counts_before, kept_after, parts_of
 from jaxprune._kernels.ranked import Ranked
-from jaxprune._kernels.samples import pool_guesses
+from jaxprune._kernels.samples import Guesses, pool_guesses
 from jaxprune._kernels.search import (
     ALL,
     NONE,
     CutSearch,
     Range,
-    advanced,
     begun,
+    found,
     narrowed,
     new_range,
-    next_place,
-    tried,
-    within,
+    place_of_turn,
 )
 
 
@@ -60,26 +59,18 @@ class Pools(NamedTuple):
         return high, low
 
 
-class _Search(NamedTuple):
-    """The search of the pools' cuts, and then of the leaves'.
+class _Brackets(NamedTuple):
+    """What is known of the pools' cuts.
 
     Attributes:
-        turn: How many passes have run.
-        pool: The range of each pool's cut.
+        range: The range of each pool's cut.
         below: For each leaf how many scores lie below that range.
         upto: The same up to its end.
-        sharing: Whether all pools are done, so that leaves are searched.
-        share: How many scores each leaf loses, once pools are done.
-        leaf: The search of each leaf's cut.
     """
 
-    turn: jax.Array
-    pool: Range
+    range: Range
     below: jax.Array
     upto: jax.Array
-    sharing: jax.Array
-    share: jax.Array
-    leaf: CutSearch
 
 
 def pool_masks(
@@ -104,99 +95,86 @@ def pool_masks(
     tops = np.zeros(budgets[0].shape, counter)
     np.maximum.at(tops, of.member, [top_of(leaf.key_dtype) for leaf in leaves])
 
-    def unsettled(search: _Search) -> jax.Array:
-        return ~search.sharing | jnp.any(search.leaf.range.open)
+    brackets = _begun(of, tops)
+    if max(np.bincount(of.member)) > 1:
+        brackets = _narrowed(of, brackets, guesses, parts)
+        guesses = ()
+    shares, search = _shared(of, brackets)
 
-    def step(search: _Search) -> _Search:
-        pool_at, leaf_at = next_place(search.pool), next_place(search.leaf.range)
-        for i, guess in enumerate(guesses):
-            pool_at = jnp.where(search.turn == i, within(search.pool, guess), pool_at)
-        key, last = tried(search.leaf, leaf_at)
-        key = jnp.where(search.sharing, key, pool_at[of.member])
-        last = jnp.where(search.sharing, last, ALL)
-        counts = counts_before(parts, key, last, search.turn >= 0)
-        search = lax.cond(
-            search.sharing,
-            lambda: search._replace(
-                leaf=advanced(search.leaf, leaf_at, counts - search.share, sizes)
-            ),
-            lambda: _pools_advanced(of, search, pool_at, counts),
-        )
-        return search._replace(turn=search.turn + 1)
+    def excess(key: jax.Array, last: jax.Array, turn: jax.Array) -> jax.Array:
+        return counts_before(parts, key, last, turn >= 0) - shares
 
-    found = lax.while_loop(unsettled, step, _begun(of, tops))
-    return kept_after(parts, found.leaf.key, found.leaf.last, found.turn >= 0)
+    cuts = found(search, excess, sizes, [guess[of.member] for guess in guesses])
+    return kept_after(parts, cuts.key, cuts.last, jnp.all(cuts.last >= NONE))
 
 
-def _begun(of: Pools, tops: np.ndarray[Any, Any]) -> _Search:
+def _begun(of: Pools, tops: np.ndarray[Any, Any]) -> _Brackets:
     # All arrays are derived from the budgets: under `vmap` and `shard_map` a loop's state must vary
     # from the start over what it will vary over.
     nothing = of.budgets[0] * 0
     low = nothing.astype(of.counter)
-    pool = new_range(
+    zeros = nothing[of.member]
+    span = new_range(
         low,
         low + tops,
         below=saturated(minus((nothing, nothing), of.budgets)),
-        above=saturated(minus(of.sum(nothing[of.member] + of.most), of.budgets)),
+        above=saturated(minus(of.sum(zeros + of.most), of.budgets)),
         active=saturated(of.budgets) > 0,
     )
-    zeros = nothing[of.member]
-    start = zeros.astype(of.counter)
-    closed = new_range(start, start, zeros, zeros, zeros > 0)
-    leaf = CutSearch(closed, zeros > 0, start, zeros)
-    return _shared(
-        of, _Search(jnp.int32(0), pool, zeros, zeros + of.sizes, jnp.bool_(False), zeros, leaf)
-    )
+    return _Brackets(span, zeros, zeros + of.sizes)
 
 
-def _pools_advanced(of: Pools, search: _Search, at: jax.Array, counts: jax.Array) -> _Search:
-    """The search after a count of each leaf's scores up to the place tried in its pool."""
-    excess = saturated(minus(of.sum(jnp.minimum(counts, of.most)), of.budgets))
-    short = (search.pool.open & (excess < 0))[of.member]
-    over = (search.pool.open & (excess >= 0))[of.member]
-    return _shared(
-        of,
-        search._replace(
-            pool=narrowed(search.pool, at, excess),
-            below=jnp.where(short, counts, search.below),
-            upto=jnp.where(over, counts, search.upto),
-        ),
-    )
+def _narrowed(of: Pools, brackets: _Brackets, guesses: Guesses, parts: Parts) -> _Brackets:
+    """The brackets when the key of each pool's cut is known."""
 
-
-def _shared(of: Pools, search: _Search) -> _Search:
-    """The search of the leaves, if all pools are done."""
-
-    def share() -> _Search:
-        below, upto = search.below, search.upto
-        sure = jnp.minimum(below, of.most)
-        spare = jnp.minimum(upto, of.most) - sure
-        shares = sure + _given_in_turn(of.member, spare, minus(of.budgets, of.sum(sure)))
-        low, high = search.pool.low[of.member], search.pool.high[of.member]
-        limited = shares < below  # such a leaf loses less than what lies below its pool's cut
-        span = new_range(
-            jnp.where(limited, 0, low).astype(of.counter),
-            jnp.where(limited, low - (low > 0).astype(of.counter), high),
-            below=jnp.where(limited, 0, below) - shares,
-            above=jnp.where(limited, below, upto) - shares,
-            active=(shares != below) & (shares != upto),
+    def step(state: tuple[jax.Array, _Brackets]) -> tuple[jax.Array, _Brackets]:
+        turn, (span, below, upto) = state
+        at = place_of_turn(span, turn, guesses)
+        counts = counts_before(parts, at[of.member], jnp.full_like(below, ALL), turn >= 0)
+        excess = saturated(minus(of.sum(jnp.minimum(counts, of.most)), of.budgets))
+        short = (span.open & (excess < 0))[of.member]
+        over = (span.open & (excess >= 0))[of.member]
+        return turn + 1, _Brackets(
+            narrowed(span, at, excess),
+            below=jnp.where(short, counts, below),
+            upto=jnp.where(over, counts, upto),
         )
-        whole = shares == upto
-        last = jnp.where(whole, jnp.int32(ALL), NONE)
-        leaf = begun(span, jnp.where(whole, high, low), last, of.sizes)
-        return search._replace(sharing=~search.sharing, share=shares, leaf=leaf)
 
-    return lax.cond(jnp.any(search.pool.open), lambda: search, share)
+    return lax.while_loop(
+        lambda state: jnp.any(state[1].range.open), step, (jnp.int32(0), brackets)
+    )[1]
+
+
+def _shared(of: Pools, brackets: _Brackets) -> tuple[jax.Array, CutSearch]:
+    """How many scores each leaf loses, and the search of its cut."""
+    pool, below, upto = brackets
+    sure = jnp.minimum(below, of.most)
+    spare = jnp.minimum(upto, of.most) - sure
+    shares = sure + _given_in_turn(of.member, spare, minus(of.budgets, of.sum(sure)))
+    low, high = pool.low[of.member], pool.high[of.member]
+    limited = shares < below  # such a leaf loses less than what lies below its pool's cut
+    span = new_range(
+        jnp.where(limited, 0, low).astype(of.counter),
+        jnp.where(limited, low - (low > 0).astype(of.counter), high),
+        below=jnp.where(limited, 0, below) - shares,
+        above=jnp.where(limited, below, upto) - shares,
+        active=(shares != below) & (shares != upto),
+    )
+    whole = shares == upto
+    last = jnp.where(whole, jnp.int32(ALL), NONE)
+    return shares, begun(span, jnp.where(whole, high, low), last, of.sizes)
 
 
 def _given_in_turn(member: np.ndarray[Any, Any], spare: jax.Array, left: Limbs) -> jax.Array:
-    """How much of its spare each leaf gives: all of it, until nothing is left to give."""
+    """How much of its spare each leaf gives: all of it, until its pool has nothing left to give."""
+    order = np.argsort(member, stable=True)  # the leaves of a pool one after the other
+    first = np.searchsorted(member[order], member[order])  # where each one's pool begins
 
-    def give(left: Limbs, leaf: tuple[jax.Array, jax.Array]) -> tuple[Limbs, jax.Array]:
-        pool, most = leaf
-        here = left[0][pool], left[1][pool]
-        given = jnp.clip(saturated(here), 0, most)
-        high, low = minus(here, split(given))
-        return (left[0].at[pool].set(high), left[1].at[pool].set(low)), given
+    def earlier(limb: jax.Array) -> jax.Array:
+        """What the leaves before each of its pool hold."""
+        sums = jnp.cumsum(limb[order]) - limb[order]
+        return (sums - sums[first])[np.argsort(order)]
 
-    return lax.scan(give, left, (jnp.asarray(member), spare))[1]
+    high, low = split(spare)
+    here = minus((left[0][member], left[1][member]), (earlier(high), earlier(low)))
+    return jnp.clip(saturated(here), 0, spare)

@@ -84,8 +84,10 @@ def _bracket(total: Counter, rank: jax.Array, group: Any, taken: Any, counter: A
         ends = jnp.zeros_like(rank, counter), jnp.full_like(rank, counter(2**bits - 1), counter)
         return lax.fori_loop(0, bits, halved, ends)[1]
 
-    low = place((rank - margin).clip(1, group))
-    return low - (low > 0), place((rank + margin).clip(1, group))
+    # One loop for both ends: half as many kernels to compile.
+    wanted = jnp.stack([rank - margin, rank + margin]).clip(1, group)
+    low, high = jax.vmap(place)(wanted)
+    return low - (low > 0), high
 
 
 def _side_by_side(parts: Parts) -> tuple[Counter, Sizes]:

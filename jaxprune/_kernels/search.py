@@ -9,10 +9,14 @@ Every function here works elementwise on arrays of any shape, one element a sear
 leaves, or all groups of a leaf, are searched at once. Nothing here knows what is counted.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+Excess: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 ALL = 2**31 - 1  # as a position: everything on the cut goes
 NONE = -1  # as a position: nothing on the cut goes
@@ -78,10 +82,18 @@ def next_place(span: Range) -> jax.Array:
     reach = jnp.maximum(span.room - width, 0) / 2
     # A width is rounded to float32: short of all of it, the integer cannot overflow.
     at = jnp.clip(at, half - reach, half + reach).clip(0, 0.999 * width)
-    return within(span, span.low + at.astype(span.low.dtype))
+    return _within(span, span.low + at.astype(span.low.dtype))
 
 
-def within(span: Range, at: jax.Array) -> jax.Array:
+def place_of_turn(span: Range, turn: jax.Array, guesses: Sequence[jax.Array]) -> jax.Array:
+    """The place to try at a turn: a guess, as long as there are any."""
+    at = next_place(span)
+    for i, guess in enumerate(guesses):
+        at = jnp.where(turn == i, _within(span, guess), at)
+    return at
+
+
+def _within(span: Range, at: jax.Array) -> jax.Array:
     """`at` as a place worth trying: below the end, whose count is known."""
     end = jnp.where(span.low < span.high, span.high - span.high.dtype.type(1), span.low)
     return jnp.clip(at, span.low, end)
@@ -105,36 +117,39 @@ def narrowed(span: Range, at: jax.Array, excess: jax.Array) -> Range:
     )
 
 
-def tried(search: CutSearch, at: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The key and the position of which a count is wanted, if `at` is the next place."""
-    key = jnp.where(search.tied, search.key, at)
-    return key, jnp.where(search.tied, at.astype(jnp.int32), ALL)
-
-
-def advanced(search: CutSearch, at: jax.Array, excess: jax.Array, size: Any) -> CutSearch:
-    """The search after a count of what lies before the place `at`.
+def found(
+    search: CutSearch, excess: Excess, size: Any, guesses: Sequence[jax.Array] = ()
+) -> CutSearch:
+    """The search at its end: `key` and `last` are the cuts.
 
     Args:
         search: The search.
-        at: What `next_place` gave, or a guess.
-        excess: How far the count lies above the wanted one.
+        excess: How far the counts before keys and positions lie above the wanted ones. It is also
+            told the number of the turn, which no compiler knows.
         size: How many positions there are.
-
-    Returns:
-        The search, a step further. Once nothing is open, `key` and `last` are the cut.
+        guesses: Places of keys to try first.
     """
-    was = search.range.open
-    span = narrowed(search.range, at, excess)
-    key, last = tried(search, at)
-    exact = was & (excess == 0)
-    found = CutSearch(
-        span,
-        search.tied,
-        jnp.where(exact, key, search.key),
-        jnp.where(exact, last, search.last),
-    )
-    # One key is left, and some of what lies on it stays: from here on positions are searched.
-    return _tied(found, was & ~span.open & ~exact & ~search.tied, size)
+
+    def step(state: tuple[jax.Array, CutSearch]) -> tuple[jax.Array, CutSearch]:
+        turn, search = state
+        at = place_of_turn(search.range, turn, guesses)
+        key = jnp.where(search.tied, search.key, at)
+        last = jnp.where(search.tied, at.astype(jnp.int32), ALL)
+        over = excess(key, last, turn)
+        was = search.range.open
+        span, exact = narrowed(search.range, at, over), was & (over == 0)
+        search = CutSearch(
+            span,
+            search.tied,
+            jnp.where(exact, key, search.key),
+            jnp.where(exact, last, search.last),
+        )
+        # One key is left, and some of what lies on it stays: now positions are searched.
+        return turn + 1, _tied(search, was & ~span.open & ~exact & ~search.tied, size)
+
+    return lax.while_loop(lambda state: jnp.any(state[1].range.open), step, (jnp.int32(0), search))[
+        1
+    ]
 
 
 def begun(span: Range, key: jax.Array, last: jax.Array, size: Any) -> CutSearch:

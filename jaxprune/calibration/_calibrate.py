@@ -13,7 +13,6 @@ from jaxprune.calibration import _progress
 from jaxprune.calibration._gathering import (
     MAX_BYTES,
     Gathering,
-    add,
     chosen_pieces,
     compiled,
     gathering_of,
@@ -21,7 +20,7 @@ from jaxprune.calibration._gathering import (
     refuse_large,
 )
 from jaxprune.calibration._pieces import Piece
-from jaxprune.calibration._statistics import Gather, Sums
+from jaxprune.calibration._statistics import Gather, Sums, add, completed
 from jaxprune.calibration._stats import Stats, stats_of
 from jaxprune.tracing._trace import arrays_of, read
 from jaxprune.tracing._uses import Uses
@@ -129,12 +128,13 @@ def gathered(
                     refuse_large(gathering, max_bytes)
                 known[kind] = compiled(program, gathering, gather)
             found = known[kind](arrays_of(params, batch))
-            total = found if total is None else add(total, found)
+            total = found if total is None else list(map(add, total, found))
             bar.update(1)
     if first is None or total is None:
         raise NoMatch("there is no batch to calibrate with: pass [(inputs, ...), ...].")
-    refuse_infinite(first, total)
-    return first, total
+    sums = [completed(each) for each in total]
+    refuse_infinite(first, sums)
+    return first, sums
 
 
 def scope(params: Any, where: Where | None, uses: Uses | None) -> Callable[[str], bool]:

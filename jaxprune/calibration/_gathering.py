@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from jaxprune._text import integer
 from jaxprune._tree import some
 from jaxprune.calibration._pieces import Piece, pieces_of
 from jaxprune.calibration._sharing import activations
-from jaxprune.calibration._statistics import Gather, Sums, measure_of
+from jaxprune.calibration._statistics import Gather, Sums, measure_of, summed
 from jaxprune.tracing._activations import run_measured
 from jaxprune.tracing._trace import Program
 from jaxprune.tracing._walk import Met
@@ -52,8 +51,7 @@ class Gathering:
 
     def summed(self, group: int, measured: Mapping[int, Sums] | Sequence[Sums]) -> Sums:
         """One of the sums, of what was measured at each of `met`."""
-        each = [measured[k] for k in self.members[group]]
-        return jax.tree.map(lambda *x: sum(x[1:], x[0]), *each)
+        return summed([measured[k] for k in self.members[group]])
 
 
 def gathering_of(program: Program, pieces: Sequence[Piece]) -> Gathering:
@@ -99,12 +97,6 @@ def compiled(
         return [gathering.summed(group, measured) for group in range(len(gathering.members))]
 
     return jax.jit(gathered)
-
-
-@partial(jax.jit, donate_argnums=0)
-def add(total: Any, found: Any) -> Any:
-    """The sums over the batches until now and one more, in the memory of the former."""
-    return jax.tree.map(jnp.add, total, found)
 
 
 def refuse_large(gathering: Gathering, max_bytes: int) -> None:

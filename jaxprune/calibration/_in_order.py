@@ -16,7 +16,6 @@ from jaxprune._tree import as_array
 from jaxprune.calibration._calibrate import kind_of, refuse_other
 from jaxprune.calibration._flat import flattened
 from jaxprune.calibration._gathering import (
-    add,
     chosen_pieces,
     gathering_of,
     refuse_infinite,
@@ -34,7 +33,7 @@ from jaxprune.calibration._methods import (
 )
 from jaxprune.calibration._pieces import Piece
 from jaxprune.calibration._segments import Segments
-from jaxprune.calibration._statistics import Sums
+from jaxprune.calibration._statistics import Sums, add, completed
 from jaxprune.io._progress import Bar
 from jaxprune.tracing import _jax
 from jaxprune.tracing._trace import Program, arrays_of
@@ -149,7 +148,7 @@ def prune_in_order(
         if gather == "gram":
             refuse_large(gathering, max_bytes)
         sums = {
-            group: first.gathering.summed(group, waiting)
+            group: completed(first.gathering.summed(group, waiting))
             for group in dict.fromkeys(gathering.group)
         }
         refuse_infinite(gathering, sums)

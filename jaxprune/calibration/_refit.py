@@ -38,11 +38,10 @@ class Refit:
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxprune as jp
-        >>> from jaxprune.calibration._refit import Refit
         >>> x = jax.random.normal(jax.random.key(0), (64, 8)).at[:, 1].set(1.0)
         >>> weights = jax.random.normal(jax.random.key(1), (1, 4, 8))
         >>> kept = jp.make_mask(abs(weights), jp.Unstructured(0.5))
-        >>> new = Refit().solve(weights, (x.T @ x)[None], 64, kept)
+        >>> new = jp.Refit().solve(weights, (x.T @ x)[None], 64, kept)
         >>> masked = jp.apply_mask(weights, kept)
         >>> before, after = (((w - weights) @ x.T).var() for w in (masked, new))
         >>> bool(after < before)

@@ -45,11 +45,10 @@ class SparseGPT:
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxprune as jp
-        >>> from jaxprune.calibration._sparsegpt import SparseGPT
         >>> x = jax.random.normal(jax.random.key(0), (64, 8))
         >>> weights = jax.random.normal(jax.random.key(1), (1, 4, 8))
         >>> spec = jp.Unstructured(0.5)
-        >>> solved, kept = SparseGPT().solve(weights, (x.T @ x)[None], 64, spec)
+        >>> solved, kept = jp.SparseGPT().solve(weights, (x.T @ x)[None], 64, spec)
         >>> int(kept.sum())
         16
     """

@@ -9,6 +9,7 @@ equation's operands only the shape is read of the one that holds the leaf.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -17,6 +18,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxprune.calibration._correlations import Axis, Correlations, Window, correlations
 from jaxprune.tracing import _jax
 from jaxprune.tracing._readings import Roles
 from jaxprune.tracing._walk import Met
@@ -24,19 +26,50 @@ from jaxprune.tracing._walk import Met
 Gather: TypeAlias = Literal["squares", "gram"]
 
 _EXACT = lax.Precision.HIGHEST
+_MOST_TAPS = 49  # of a kernel that is measured by correlations,
+_LEAST_CHANNELS = 16  # and inputs of each of its taps,
+_WORTHWHILE = 0.5  # if they multiply at most as many positions, for each that patches would
 
 
 class Sums(NamedTuple):
     """What one activation adds up to.
 
     Attributes:
-        sums: [*turns, batch, in] or [*turns, batch, in, in], float32.
+        sums: [*turns, batch, in] or [*turns, batch, in, in], float32; or the `Correlations` that
+            the latter is made of.
         count: How many positions, [*turns, batch], float32: exact up to 2^24, and beyond it as
             good as the sums are.
     """
 
     sums: Any
     count: Any
+
+
+def summed(each: Sequence[Sums]) -> Sums:
+    """All of them together."""
+    return jax.tree.map(lambda *x: sum(x[1:], x[0]), *_of_one_kind(each))
+
+
+def add(total: Sums, found: Sums) -> Sums:
+    """Both together, in the memory of the former."""
+    return _added(*_of_one_kind((total, found)))
+
+
+@partial(jax.jit, donate_argnums=0)
+def _added(total: Sums, found: Sums) -> Sums:
+    return jax.tree.map(jnp.add, total, found)
+
+
+def _of_one_kind(each: Sequence[Sums]) -> Sequence[Sums]:
+    """Correlations of one window add up; of several, as of images of two sizes, their Grams do."""
+    kinds = {jax.tree.structure(one) for one in each}
+    return each if len(kinds) == 1 else [completed(one) for one in each]
+
+
+@jax.jit
+def completed(of: Sums) -> Sums:
+    """The sums, with a Gram in place of correlations."""
+    return of._replace(sums=of.sums.gram()) if isinstance(of.sums, Correlations) else of
 
 
 def measure_of(gather: Gather) -> Callable[[Met, Sequence[Any]], Sums]:
@@ -57,8 +90,9 @@ def measure_of(gather: Gather) -> Callable[[Met, Sequence[Any]], Sums]:
             return sums(*arrays)
         # How the sums are reached is left to the compiler; then they lie on every device.
         everywhere = NamedSharding(mesh, PartitionSpec())
-        on_all = jax.sharding.auto_axes(sums, out_sharding=Sums(everywhere, everywhere))
-        found: Sums = on_all(*arrays)
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+        like = jax.tree.map(lambda _: everywhere, jax.eval_shape(sums, *shapes))
+        found: Sums = jax.sharding.auto_axes(sums, out_sharding=like)(*arrays)
         return found
 
     return measured
@@ -78,13 +112,16 @@ def squares(met: Met, operands: Sequence[Any]) -> jax.Array:
     return sums.reshape(_size(x, range(len(batch))), -1)
 
 
-def gram(met: Met, operands: Sequence[Any]) -> jax.Array:
-    """The sum of products of each pair of inputs, [batch, in, in]."""
+def gram(met: Met, operands: Sequence[Any]) -> jax.Array | Correlations:
+    """The sum of products of each pair of inputs, [batch, in, in], or what it is made of."""
     equation, roles, x = _read(met, operands)
     sizes = _jax.group_sizes(equation, operands)
     if sizes is not None:
         return jnp.einsum("pb,pi,pj->bij", _members(x, sizes), x, x, precision=_EXACT)
     if met.use == "convolution":
+        window = _window(met, operands)
+        if window is not None:
+            return _correlations(met, operands, window)
         rows = _patches(met, operands)
         return jnp.einsum("bpqi,bpqj->bij", rows, rows, precision=_EXACT)
     batch, rest, into = _ordered_dims(roles, x)
@@ -165,6 +202,47 @@ def _convolved_squares(met: Met, operands: Sequence[Any]) -> jax.Array:
     y, back = jax.vjp(convolve, jnp.zeros(shape, jnp.float32))
     (found,) = back(jnp.ones_like(y))
     return jnp.transpose(found, (out, *roles.input)).reshape(roles.groups, -1)
+
+
+def _window(met: Met, operands: Sequence[Any]) -> Window | None:
+    """The taps of a convolution that is measured by correlations; None if by patches.
+
+    Patches are as good where the kernel leaves positions out, and where there are few channels:
+    then their Gram is small, and to read the images costs more than to multiply them.
+    """
+    options = _jax.convolution_options(met.place.equations[-1])
+    numbers = options["dimension_numbers"]
+    kernel, image = operands[met.operand].shape, operands[1 - met.operand].shape
+    _, into, *order = numbers.rhs_spec
+    taps = math.prod(kernel[k] for k in order)
+    moves = {*options["window_strides"], *options["lhs_dilation"]}
+    if moves != {1} or not 1 < taps <= _MOST_TAPS or kernel[into] < _LEAST_CHANNELS:
+        return None
+    result = _jax.shape_of(met.place.equations[-1].outvars[0])
+    window = Window(
+        tuple(
+            Axis(image[lhs], kernel[rhs], step, low, result[out])
+            for lhs, rhs, out, step, (low, _) in zip(
+                numbers.lhs_spec[2:],
+                order,
+                numbers.out_spec[2:],
+                options["rhs_dilation"],
+                options["padding"],
+                strict=True,
+            )
+        )
+    )
+    return window if window.work < _WORTHWHILE else None
+
+
+def _correlations(met: Met, operands: Sequence[Any], window: Window) -> Correlations:
+    equation, roles, x = _read(met, operands)
+    numbers = _jax.convolution_options(equation)["dimension_numbers"]
+    batch, feature, *axes = numbers.lhs_spec
+    x = jnp.transpose(x, (batch, *axes, feature))
+    x = jnp.moveaxis(x.reshape(*x.shape[:-1], roles.groups, -1), -2, 0)
+    _, *order = numbers.rhs_spec
+    return correlations(x, window, tuple(order.index(k) for k in roles.input))
 
 
 def _patches(met: Met, operands: Sequence[Any]) -> jax.Array:

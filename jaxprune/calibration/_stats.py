@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -141,7 +143,8 @@ class Stats:
             for kind in ("squares", "grams", "counts")
             for name, x in getattr(self, kind).items()
         }
-        np.savez(file, leaves=np.array(json.dumps(self.leaves)), **arrays)
+        with open(file, "wb") as to:  # by its name NumPy would add an ending to it
+            np.savez(to, leaves=np.array(json.dumps(self.leaves)), **arrays)
 
     @classmethod
     def load(cls, file: str | os.PathLike[str]) -> "Stats":
@@ -151,18 +154,21 @@ class Stats:
             file: Its name.
 
         Raises:
-            PruningError: It is another kind of file.
+            PruningError: It is another kind of file, or not all of one.
         """
         kinds: dict[str, dict[str, jax.Array]] = {"squares": {}, "grams": {}, "counts": {}}
-        with np.load(file, allow_pickle=False) as found:
-            if "leaves" not in found:
-                raise PruningError(f"{os.fspath(file)} was not written by Stats.save.")
-            fixed = json.loads(str(found["leaves"]))
-            for key in found.files:
-                kind, _, name = key.partition("/")
-                if kind in kinds:
-                    kinds[kind][name] = jnp.asarray(found[key])
-        leaves = [LeafStats(path, *(tuple(part) for part in rest)) for path, *rest in fixed]
+        try:
+            with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as found:
+                fixed = json.loads(str(found["leaves"]))
+                for key in found.files:
+                    kind, _, name = key.partition("/")
+                    if kind in kinds:
+                        kinds[kind][name] = jnp.asarray(found[key])
+            leaves = [LeafStats(path, *(tuple(part) for part in rest)) for path, *rest in fixed]
+        except (ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            raise PruningError(
+                f"{os.fspath(file)} is not what Stats.save has written, or not all of it: {error}"
+            ) from error
         return cls(**kinds, leaves=tuple(leaves))
 
     def __str__(self) -> str:

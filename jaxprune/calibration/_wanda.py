@@ -1,8 +1,8 @@
-"""Metrics of weights and of what they are multiplied with."""
+"""The metric of weights and of what they are multiplied with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,34 +46,9 @@ class Wanda:
     stats: Stats
 
 
-@node("stats")
-@dataclass(frozen=True, slots=True)
-class RIA:
-    """Relative importance and activations: a weight's share of its input's and output's weights.
-
-    (|w_ij| / sum_k |w_ik| + |w_ij| / sum_k |w_kj|) * (sum_p x_pj^2)^(power / 2), in float32: so no
-    input and no output loses all that it has. Zhang et al., "Plug-and-play: an efficient
-    post-training pruning method for large language models", 2024, who compare the weights of one
-    output with each other, as `Wanda` does.
-
-    Attributes:
-        stats: What `calibrate` has gathered; a Gram will do as well.
-        power: How much the input's norm counts.
-    """
-
-    stats: Stats
-    power: float = 0.5
-
-
-OfStats: TypeAlias = Wanda | RIA
-
-
-@is_scored.register(Wanda)
-@is_scored.register(RIA)
-def _(metric: OfStats, leaf: Leaf) -> bool:
-    known = _stats(metric).squares
-    # Where not one leaf is known, something is wrong, and the scores say what.
-    return leaf.path in known
+@is_scored.register
+def _(metric: Wanda, leaf: Leaf) -> bool:
+    return leaf.path in _stats(metric).squares
 
 
 @scores_of.register
@@ -82,43 +57,22 @@ def _(metric: Wanda, weights: Sequence[Leaf]) -> list[jax.Array]:
     return [_wanda(leaf.value, known.squares[leaf.path]) for leaf in weights]
 
 
-@scores_of.register
-def _(metric: RIA, weights: Sequence[Leaf]) -> list[jax.Array]:
-    known, scores = _checked(metric, weights), []
-    for leaf in weights:
-        fixed = known.of(leaf.path)
-        w = _wide(leaf.value)
-        share = w / _sum(w, fixed.input_axes) + w / _sum(w, fixed.output_axes)
-        # A row of zeros has no shares, and nothing to lose.
-        share = jnp.where(w > 0, share, 0)
-        scores.append(share * known.squares[leaf.path] ** (metric.power / 2))
-    return scores
-
-
 @jax.jit
 def _wanda(weights: jax.Array, squares: jax.Array) -> jax.Array:
-    return _wide(weights) * jnp.sqrt(squares)
+    wide = jnp.abs(weights).astype(jnp.promote_types(weights.dtype, jnp.float32))
+    return wide * jnp.sqrt(squares)
 
 
-def _wide(weights: jax.Array) -> jax.Array:
-    return jnp.abs(weights).astype(jnp.promote_types(weights.dtype, jnp.float32))
-
-
-def _sum(weights: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    return jnp.sum(weights, axis=axes, keepdims=True)
-
-
-def _stats(metric: OfStats) -> Stats:
+def _stats(metric: Wanda) -> Stats:
     if isinstance(metric.stats, Stats):
         return metric.stats
-    name = type(metric).__name__
     raise PruningError(
-        f"{name}(stats) takes what jp.calibrate(f, params, batches) returns, got "
+        f"Wanda(stats) takes what jp.calibrate(f, params, batches) returns, got "
         f"{shown(metric.stats)}."
     )
 
 
-def _checked(metric: OfStats, weights: Sequence[Leaf]) -> Stats:
+def _checked(metric: Wanda, weights: Sequence[Leaf]) -> Stats:
     """The stats, if they are of these leaves."""
     known = _stats(metric)
     shapes = {leaf.path: leaf.shape for leaf in known.leaves}

@@ -311,6 +311,28 @@ def test_trees_come_back_as_they_were():
     jax.tree.map(np.testing.assert_array_equal, params, before)
 
 
+@pytest.mark.parametrize("order", ["sequential", "at_once"])
+def test_interrupted_it_leaves_the_parameters_as_they_were(order):
+    class Interrupted(Exception):
+        pass
+
+    params = {"a": jnp.asarray(PARAMS["a"]), "b": jnp.asarray(PARAMS["b"]), "c": PARAMS["c"].copy()}
+    asked = []
+
+    def stops_at_the_second(stats):
+        asked.append(stats)
+        if len(asked) > 1:
+            raise Interrupted
+        return jp.Wanda(stats)
+
+    with pytest.raises(Interrupted):
+        jp.prune_with_data(
+            layers, params, BATCHES, 0.5, method=jp.Refit(by=stops_at_the_second), order=order
+        )
+    for name, dense in PARAMS.items():
+        np.testing.assert_array_equal(params[name], dense)
+
+
 @pytest.mark.parametrize(("axis_type", "method"), [("Auto", "Wanda"), ("Explicit", "SparseGPT")])
 def test_on_many_devices(axis_type, method):
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType[axis_type],) * 2)

@@ -37,15 +37,35 @@ def test_stats_of_two_runs_add_up(grams):
 
 def test_a_file_gives_back_what_was_saved(grams, tmp_path):
     stats = grams[0]
-    stats.save(tmp_path / "stats.npz")
-    again = jp.Stats.load(tmp_path / "stats.npz")
+    file = tmp_path / "of a model"
+    stats.save(file)
+    again = jp.Stats.load(file)
     assert jax.tree.structure(again) == jax.tree.structure(stats)
     for mine, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(stats), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert again.gather == "gram"
-    np.savez(tmp_path / "other.npz", x=np.ones(3))
-    with pytest.raises(jp.PruningError, match=r"other.npz was not written by Stats.save"):
-        jp.Stats.load(tmp_path / "other.npz")
+
+
+FILES = {
+    "other arrays": lambda to, _: np.savez(to, x=np.ones(3)),
+    "other leaves": lambda to, _: np.savez(to, leaves=np.array("[3]")),
+    "one array": lambda to, _: np.save(to, np.ones(3)),
+    "text": lambda to, _: to.write(b"stats"),
+    "nothing": lambda to, _: None,
+    "half of it": lambda to, whole: to.write(whole[: len(whole) // 2]),
+    "a byte of another value": lambda to, whole: to.write(whole[:200] + b"?" + whole[201:]),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_another_file_is_refused(grams, tmp_path, kind):
+    file = tmp_path / "stats.npz"
+    grams[0].save(file)
+    whole = file.read_bytes()
+    with open(file, "wb") as to:
+        FILES[kind](to, whole)
+    with pytest.raises(jp.PruningError, match=r"stats.npz is not what Stats.save has written"):
+        jp.Stats.load(file)
 
 
 def test_a_shared_gram_is_stored_once(grams):

@@ -7,7 +7,6 @@ import optax
 import pytest
 
 import jaxprune as jp
-from jaxprune.calibration._wanda import RIA
 
 
 def normal(*shape, seed=0):
@@ -83,15 +82,6 @@ def test_in_training():
     after = optax.apply_updates(params, updates)
     _, mask = jp.prune(PARAMS, 0.5, metric=jp.Wanda(STATS), uses=USES)
     np.testing.assert_array_equal(after["q"] != 0, mask["q"])
-
-
-def test_relative_importance():
-    w, x = PARAMS["q"].reshape(8, 8).astype(np.float64), X.astype(np.float64)
-    a = np.abs(w)
-    share = a / a.sum(0, keepdims=True) + a / a.sum(1, keepdims=True)
-    score = share * np.sqrt(np.linalg.norm(x, axis=0))[:, None]
-    scores = jp.importance(PARAMS, RIA(STATS))
-    np.testing.assert_allclose(scores["q"].reshape(8, 8), score, rtol=1e-5)
 
 
 BAD = {
