@@ -80,6 +80,7 @@ bench: $(VENV)/.ready-bench  ## measure against the rivals that can be installed
 
 PROOF := $(BIN)/python -m benchmarks.proof --seeds 3
 WITH_DATA := $(BIN)/python -m benchmarks.proof.with_data --seeds 3
+SMALLER := $(BIN)/python -m benchmarks.proof.smaller --seeds 3
 RESULTS := benchmarks/proof/results
 MOMENTUM_METHODS := dense fine-tuned gradual static SET RigL AC/DC "pruned at a tenth"
 TEXT_METHODS := dense one-shot "one-shot, uniform" "one-shot, global" fine-tuned gradual \
@@ -102,6 +103,10 @@ proof: $(VENV)/.ready-proof  ## train by every method, on real data, over seeds,
 	$(WITH_DATA) --model conv --steps 2000 --save $(RESULTS)/conv-with-data.json
 	$(BIN)/python -m benchmarks.proof.show_with_data $(RESULTS)/text-with-data.json \
 	  $(RESULTS)/conv-with-data.json --picture docs/pictures/with-data.svg
+	$(SMALLER) --model conv --steps 2000 --save $(RESULTS)/conv-smaller.json
+	$(SMALLER) --model text --steps 3000 --save $(RESULTS)/text-smaller.json
+	$(BIN)/python -m benchmarks.proof.show_smaller $(RESULTS)/conv-smaller.json \
+	  $(RESULTS)/text-smaller.json --picture docs/pictures/smaller.svg
 
 clean:  ## remove environments, caches and built files
 	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_NEWEST) $(VENV_WHEEL) demo site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

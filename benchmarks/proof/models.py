@@ -15,20 +15,22 @@ import optax
 
 from benchmarks.proof.data import characters, digits
 
-_WIDTH, _HEADS, _LAYERS, _CONTEXT = 64, 4, 2, 64
+_LAYERS, _CONTEXT = 2, 64
 
 
 class Task(NamedTuple):
     """A model and its data.
 
-    `start(key)` makes parameters, `batch(key)` draws a batch, `loss(params, batch)` is trained and
-    `measure(params)` is told, of data held out.
+    `start(key)` makes parameters, `batch(key)` draws a batch, `logits(params, inputs)` is the
+    model, `loss(params, batch)` is trained and `measure(params)` is told, of data held out. A batch
+    begins with its inputs, and both of the last take another model by `logits=`.
     """
 
     start: Callable[[Any], Any]
     batch: Callable[[Any], Any]
-    loss: Callable[[Any, Any], Any]
-    measure: Callable[[Any], Any]
+    logits: Callable[[Any, Any], Any]
+    loss: Callable[..., Any]
+    measure: Callable[..., Any]
     unit: str
     higher_is_better: bool
     rate: float
@@ -48,16 +50,16 @@ def mlp():
     return _classifier(start, logits, train, test)
 
 
-def conv():
+def conv(channels=(16, 32), hidden=64):
     """Two convolutions that halve the image, and two dense layers."""
     train, test = digits()
-    flat = 32 * int(np.prod([-(-size // 4) for size in train[0][0].shape]))
+    flat = channels[1] * int(np.prod([-(-size // 4) for size in train[0][0].shape]))
 
     def start(key):
         keys = jax.random.split(key, 3)
-        kernels = {"conv0": (5, 5, 1, 16), "conv1": (3, 3, 16, 32)}
+        kernels = {"conv0": (5, 5, 1, channels[0]), "conv1": (3, 3, *channels)}
         convs = {n: _layer(k, s) for k, (n, s) in zip(keys, kernels.items(), strict=False)}
-        return convs | _denses(keys[2], (flat, 64, 10))
+        return convs | _denses(keys[2], (flat, hidden, 10))
 
     def logits(params, images):
         x = images[..., None]
@@ -69,35 +71,43 @@ def conv():
     return _classifier(start, logits, train, test)
 
 
-def text():
-    """A transformer that guesses the next character: two layers of width 64, four heads."""
+def text(width=64, heads=4, features=16, hidden=256):
+    """A transformer that guesses the next character: two layers, each of heads of some features."""
     train, test, size = characters()
     windows = test[: len(test) // (_CONTEXT + 1) * (_CONTEXT + 1)].reshape(-1, _CONTEXT + 1)[:400]
     train = jnp.asarray(train)
 
     def start(key):
         keys = iter(jax.random.split(key, 4 * _LAYERS + 3))
-        shapes = {"qkv": (1, 3), "out": (1, 1), "up": (1, 4), "down": (4, 1)}
+        inside = heads * features
+        shapes = {
+            "qkv": (width, 3 * inside),
+            "out": (inside, width),
+            "up": (width, hidden),
+            "down": (hidden, width),
+        }
         params = {
-            "embedding": 0.02 * jax.random.normal(next(keys), (size, _WIDTH)),
-            "pos_embedding": 0.02 * jax.random.normal(next(keys), (_CONTEXT, _WIDTH)),
+            "embedding": 0.02 * jax.random.normal(next(keys), (size, width)),
+            "pos_embedding": 0.02 * jax.random.normal(next(keys), (_CONTEXT, width)),
         }
         for i in range(_LAYERS):
             params[f"block{i}"] = {
-                name: _layer(next(keys), (a * _WIDTH, b * _WIDTH), 1.0)
-                for name, (a, b) in shapes.items()
+                name: _layer(next(keys), shape, 1.0) for name, shape in shapes.items()
             }
-        return params | {"head": _layer(next(keys), (_WIDTH, size), 1.0)}
+        return params | {"head": _layer(next(keys), (width, size), 1.0)}
 
     def batch(key):
         starts = jax.random.randint(key, (8, 1), 0, len(train) - _CONTEXT)
-        return train[starts + jnp.arange(_CONTEXT + 1)]
+        return _apart(train[starts + jnp.arange(_CONTEXT + 1)])
 
-    def loss(params, batch):
-        logits = _transformer(params, batch[:, :-1])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean()
+    def logits(params, tokens):
+        return _transformer(params, tokens, heads)
 
-    return Task(start, batch, loss, lambda p: loss(p, windows), "nats a character", False, 3e-3)
+    def measure(params, logits=logits):
+        return _cross_entropy(logits, params, _apart(windows))
+
+    loss = _loss(logits)
+    return Task(start, batch, logits, loss, measure, "nats a character", False, 3e-3)
 
 
 MODELS = {"mlp": mlp, "conv": conv, "text": text}
@@ -110,15 +120,28 @@ def _classifier(start, logits, train, test):
         chosen = jax.random.randint(key, (128,), 0, len(labels))
         return images[chosen], labels[chosen]
 
-    def loss(params, batch):
-        images, labels = batch
-        each = optax.softmax_cross_entropy_with_integer_labels(logits(params, images), labels)
-        return each.mean()
-
-    def measure(params):
+    def measure(params, logits=logits):
         return 100 * jnp.mean(jnp.argmax(logits(params, test[0]), -1) == test[1])
 
-    return Task(start, batch, loss, measure, "% right", True, 1e-3)
+    return Task(start, batch, logits, _loss(logits), measure, "% right", True, 1e-3)
+
+
+def _loss(model):
+    def loss(params, batch, logits=model):
+        return _cross_entropy(logits, params, batch)
+
+    return loss
+
+
+def _cross_entropy(logits, params, batch):
+    inputs, labels = batch
+    each = optax.softmax_cross_entropy_with_integer_labels(logits(params, inputs), labels)
+    return each.mean()
+
+
+def _apart(windows):
+    """What is read of windows of characters, and what is to be guessed: the next one each."""
+    return windows[:, :-1], windows[:, 1:]
 
 
 def _layer(key, shape, gain=2.0):
@@ -149,16 +172,17 @@ def _conv(layer, x):
     (h, w, *_), (rows, columns) = kernel.shape, x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (h // 2, h // 2), (w // 2, w // 2), (0, 0)))
     seen = [x[:, i : i + rows : 2, j : j + columns : 2] for i in range(h) for j in range(w)]
-    return jnp.concatenate(seen, -1) @ kernel.reshape(-1, kernel.shape[-1]) + layer["bias"]
+    x = jnp.stack(seen, -2)  # not side by side, so that positions and channels can be told apart
+    return x.reshape(*x.shape[:3], -1) @ kernel.reshape(-1, kernel.shape[-1]) + layer["bias"]
 
 
-def _transformer(params, tokens):
+def _transformer(params, tokens, heads):
     x = params["embedding"][tokens] + params["pos_embedding"]
     for i in range(_LAYERS):
         block = params[f"block{i}"]
-        heads = _dense(block["qkv"], jax.nn.standardize(x))
-        q, k, v = jnp.split(heads.reshape(*x.shape[:2], 3 * _HEADS, -1), 3, axis=2)
+        qkv = _dense(block["qkv"], jax.nn.standardize(x))
+        q, k, v = jnp.split(qkv.reshape(*x.shape[:2], 3 * heads, -1), 3, axis=2)
         seen = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-        x += _dense(block["out"], seen.reshape(x.shape))
+        x += _dense(block["out"], seen.reshape(*x.shape[:2], -1))
         x += _dense(block["down"], jax.nn.gelu(_dense(block["up"], jax.nn.standardize(x))))
     return _dense(params["head"], jax.nn.standardize(x))
