@@ -104,7 +104,22 @@ def highest(order: Array, count: int) -> Array:
 
 def nonzero(weights: Array) -> Array:
     """Where floats are neither 0.0 nor -0.0: by their bits, which takes NaNs of every kind."""
-    return weights.view(unsigned_of(weights.dtype)) << 1 != 0
+    found = np.empty(weights.shape, bool)
+    flat = found.reshape(-1)
+    for at, bits in _shifted(weights):
+        np.not_equal(bits, 0, out=flat[at : at + bits.size])
+    return found
+
+
+def count_nonzero(weights: Array) -> int:
+    """How many floats are neither 0.0 nor -0.0."""
+    return sum(int(np.count_nonzero(bits)) for _, bits in _shifted(weights))
+
+
+def _shifted(weights: Array) -> Iterator[tuple[int, Array]]:
+    """The bits of floats without their signs, piece by piece, each with its position."""
+    flat = np.ascontiguousarray(weights).reshape(-1).view(unsigned_of(weights.dtype))
+    return ((at, flat[at : at + _PIECE] << 1) for at in range(0, flat.size, _PIECE))
 
 
 def survivors(leaf: Ranked, count: int) -> Array:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxprune import PruningError
-from jaxprune._report import LeafReport, SparsityReport, gathered
+from jaxprune._report import LeafReport, SparsityReport
 from jaxprune._where import Where
 from jaxprune.cli._progress import progress
 from jaxprune.cli._specs import (
@@ -38,6 +38,7 @@ from jaxprune.io import (
 from jaxprune.io._atomic import forget_written, replacing
 from jaxprune.io._checkpoint import is_dotted
 from jaxprune.io._formats import mode_of, naming, refuse_input
+from jaxprune.io._report import in_order_of_paths
 
 
 def run(options: argparse.Namespace) -> str:
@@ -70,7 +71,7 @@ def prune(options: argparse.Namespace) -> str:
         )
     summary = _summary(options, source, done)
     if options.report:
-        table = in_options(str(gathered(sorted(done.rows, key=lambda row: row.path))))
+        table = in_options(str(in_order_of_paths(done.rows)))
         return f"{table}\n{summary}"
     return summary
 

@@ -83,7 +83,19 @@ class Checkpoint(Protocol):
     def __exit__(self, kind: object, *error: object) -> None: ...
 
 
-Put: TypeAlias = Callable[[Tensor, Array], None]  # takes the next tensor of those to be written
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Takes the next tensor of those to be written.
+
+    Attributes:
+        all: Takes several at once.
+    """
+
+    all: Callable[[Sequence[Tensor], Sequence[Array]], None]
+
+    def __call__(self, tensor: Tensor, array: Array) -> None:
+        """Writes a tensor."""
+        self.all([tensor], [array])
 
 
 class Writer(Protocol):
