@@ -37,6 +37,9 @@ class Tensor:
     dtype: str
     nbytes: int
 
+    def __hash__(self) -> int:
+        return hash(self.keys)  # no two tensors of a checkpoint have the same
+
     @property
     def name(self) -> str:
         """Its keys joined by slashes."""
@@ -160,8 +163,9 @@ def tree_of(tensors: Sequence[Tensor]) -> Any:
 
 def is_possible(shape: Sequence[int]) -> bool:
     """Whether NumPy could make an array of this shape, had it the memory."""
-    deep = len(shape) > 64 or any(side < 0 for side in shape)
-    return not deep and math.prod(side for side in shape if side) < 2**63
+    if len(shape) > 64 or (shape and min(shape) < 0):
+        return False
+    return (math.prod(shape) or math.prod(filter(None, shape))) < 2**63
 
 
 @functools.cache

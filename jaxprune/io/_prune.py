@@ -121,7 +121,7 @@ def _written(
 ) -> Pruned:
     source = work.source
     tally, reports = _Tally(), []
-    masked = [_mask_of(tensor) for tensor in source.tensors if tensor in work.specs]
+    masked = [_mask_of(t) for t in source.tensors if mask_target is not None and t in work.specs]
     reader = Reader(source)
     with ExitStack() as stack:
         put, put_mask = stack.enter_context(
@@ -140,9 +140,10 @@ def _written(
 
             def put_both(loaded: Loaded = loaded, kept: list[Array | None] = kept) -> None:
                 put.all(loaded.tensors, loaded.arrays)
-                for tensor, mask in zip(loaded.tensors, kept, strict=True):
-                    if mask is not None:
-                        put_mask(_mask_of(tensor), mask)
+                if mask_target is not None:
+                    for tensor, mask in zip(loaded.tensors, kept, strict=True):
+                        if mask is not None:
+                            put_mask(_mask_of(tensor), mask)
                 reader.done(loaded)
 
             write(batch, put_both)

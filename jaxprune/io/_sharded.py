@@ -133,9 +133,12 @@ class ShardedCopy:
     def __init__(self, folder: Path, source: ShardedFile) -> None:
         self._folder = folder
         self._source = source
-        self._writers = {
-            id(shard): SpanWriter(folder / name, shard) for name, shard in source.shards.items()
-        }
+        with ExitStack() as opened:
+            self._writers = {
+                id(shard): opened.enter_context(SpanWriter(folder / name, shard))
+                for name, shard in source.shards.items()
+            }
+            self._open = opened.pop_all()
 
     def put(self, tensor: Tensor, array: Array) -> None:
         """Writes the next tensor to its shard."""
@@ -151,8 +154,7 @@ class ShardedCopy:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        for writer in self._writers.values():
-            writer.__exit__(kind, *error)
+        self._open.__exit__(kind, *error)  # type: ignore[arg-type]
         if kind is None:
             # Not by shutil, which names the input in what it raises when the disk is full.
             index = self._source.index

@@ -9,7 +9,7 @@ import errno
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self, TypeAlias
 
@@ -53,8 +53,15 @@ class SpanFile:
 
     def read_all(self, tensors: Sequence[Tensor], into: Array) -> None:
         """Fills memory with the bytes of tensors, end to end; neighbours are read at once."""
+        runs: list[tuple[int, int, Tensor]] = []
+        for tensor in tensors:
+            for start, stop in self.spans[tensor]:
+                if runs and runs[-1][1] == start:
+                    runs[-1] = runs[-1][0], stop, runs[-1][2]
+                else:
+                    runs.append((start, stop, tensor))
         at = 0
-        for (start, stop), tensor in _runs((span, t) for t in tensors for span in self.spans[t]):
+        for start, stop, tensor in runs:
             filled = self.read_at(start, into.data[at : at + stop - start])
             if filled < stop - start:
                 raise CheckpointError(
@@ -102,20 +109,6 @@ class SpanFile:
 
     def __exit__(self, *error: object) -> None:
         self.file.close()
-
-
-def _runs(spans: Iterable[tuple[Span, Tensor]]) -> Iterator[tuple[Span, Tensor]]:
-    """Spans that touch as one, each with the tensor that it begins with."""
-    begun: tuple[Span, Tensor] | None = None
-    for (start, stop), tensor in spans:
-        if begun is not None and begun[0][1] == start:
-            begun = (begun[0][0], stop), begun[1]
-        else:
-            if begun is not None:
-                yield begun
-            begun = (start, stop), tensor
-    if begun is not None:
-        yield begun
 
 
 class SpanWriter:
