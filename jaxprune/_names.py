@@ -100,6 +100,7 @@ _KINDS = (
     ),
     _Kind("router", above=_names(r"(\w+_)?router")),
 )
+_ABOVE = [(i, kind.above) for i, kind in enumerate(_KINDS) if kind.above != _names()]
 
 
 def why_no_weight(path: str, leaf: Any) -> str:
@@ -129,7 +130,7 @@ def _named(name: str, module: str) -> frozenset[int]:
 @functools.lru_cache(1 << 12)
 def _above(name: str) -> frozenset[int]:
     """The kinds that a name anywhere on a path tells."""
-    return frozenset(i for i, kind in enumerate(_KINDS) if kind.above.fullmatch(name))
+    return frozenset(i for i, pattern in _ABOVE if pattern.fullmatch(name))
 
 
 def _module(parts: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._assign import Assignment, assign
-from jaxprune._kernels.host import Cut, count_nonzero, find_cut, key_pieces, survivors, zeroed
+from jaxprune._kernels.host import count_nonzero, find_shares, key_pieces, survivors, zeroed
 from jaxprune._kernels.ranked import Ranked
 from jaxprune._metrics import L1, Metric, importance, pointwise
 from jaxprune._plan import Plan, plan_of
@@ -23,7 +23,7 @@ from jaxprune._specs.protocol import Work, select
 from jaxprune._specs.unstructured import Unstructured, pool_budget
 from jaxprune._tree import Leaf, is_prunable
 from jaxprune._where import Where, is_weight
-from jaxprune.io._batches import Loaded, Reader, alike, batches
+from jaxprune.io._batches import Batch, Loaded, Reader, alike, batches
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
 from jaxprune.io._formats import rewriting
 from jaxprune.io._overlap import reading_ahead, writing_behind
@@ -203,8 +203,7 @@ class _Work:
         }
         self.specs = {leaves[i].value: spec for i, spec in assignment.specs.items()}
         self._rules = {leaves[i].value: rule for i, rule in number.items()}
-        self._counts: dict[Tensor, int] = {}
-        self._cuts: dict[Tensor, Cut[Tensor]] = {}
+        self._shares: dict[Tensor, int] = {}
         self._dtypes = self._score_dtypes()
 
     def leaf(self, tensor: Tensor) -> Leaf:
@@ -256,7 +255,7 @@ class _Work:
         """Writes zeros over what goes, and returns what is kept."""
         leaf = self._ranked(tensor, array)
         if _shares_budget(spec):
-            kept = survivors(leaf, self._share(tensor, leaf))
+            kept = survivors(leaf, self._shares.get(tensor, 0))
         else:
             (mask,) = select(spec, [Work(spec, leaf, 0)])
             kept = np.asarray(mask)
@@ -270,11 +269,6 @@ class _Work:
             return Ranked(array, self._score, dtype)
         path = self._paths[tensor]
         return Ranked(np.asarray(importance({path: array}, self._metric)[path]), dtype=dtype)
-
-    def _share(self, tensor: Tensor, leaf: Ranked) -> int:
-        if tensor in self._cuts:
-            return self._cuts[tensor].take(tensor, key_pieces(leaf))
-        return self._counts.get(tensor, 0)
 
     def share_budgets(self, progress: Progress) -> None:
         """Finds out what each tensor gives to a budget that it shares with others."""
@@ -292,19 +286,24 @@ class _Work:
         widest = functools.reduce(jnp.promote_types, [self._dtypes[tensor] for tensor in pool])
         self._dtypes |= dict.fromkeys(pool, np.dtype(widest))
         width = 8 * np.dtype(widest).itemsize
-        in_order = sorted(pool, key=_in_order)  # as JAX sorts a dict
-        passes = width // 16 + (in_order != pool)
-        with progress("counting", passes * sum(tensor.nbytes for tensor in pool)) as bar:
+        nbytes = sum(tensor.nbytes for tensor in pool)
+        reader = Reader(self.source)
+        with progress("counting", width // 16 * nbytes) as bar:
 
             def pieces(tensor: Tensor) -> Iterator[Array]:
-                yield from key_pieces(self._ranked(tensor, self.source.read(tensor)))
+                loaded = reader.read(Batch([tensor], tensor.nbytes))
+                yield from key_pieces(self._ranked(tensor, loaded.arrays[0]))
+                reader.done(loaded)
                 bar.update(tensor.nbytes)
 
-            cut = find_cut(pool, pieces, count, held=spec.min_nonzero, width=width)
-            if in_order == pool:  # then each gives what is left while it is written
-                self._cuts |= dict.fromkeys(pool, cut)
-            else:
-                self._counts |= {tensor: cut.take(tensor, pieces(tensor)) for tensor in in_order}
+            self._shares |= find_shares(
+                pool,
+                pieces,
+                count,
+                held=spec.min_nonzero,
+                width=width,
+                order=sorted(pool, key=_in_order),  # as JAX sorts a dict
+            )
 
     def _score_dtypes(self) -> dict[Tensor, np.dtype[Any]]:
         """What the metric scores each tensor in that is pruned."""
