@@ -6,7 +6,7 @@ in shape and dtype and in what is done to them, are worked on as one array with 
 """
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 

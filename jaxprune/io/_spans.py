@@ -152,7 +152,7 @@ class SpanWriter:
         whole = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         self._sum = zlib.crc32(whole, self._sum)
         self._done += len(whole)
-        while len(whole):
+        while whole:
             whole = whole[self._file.write(whole[:_WRITE]) :]
         if self._done - self._checked >= _CHECK_EVERY:
             self._check()
