@@ -68,7 +68,9 @@ class Plan:
             work = [row.multiply_adds, row.multiply_adds_left] if traced else []
             numbers = ["" if number is None else integer(number) for number in work]
             name = row.path or "(array)"
-            cells.append([name, shape, row.dtype, integer(row.weights), prunes, *numbers, does + via])
+            cells.append(
+                [name, shape, row.dtype, integer(row.weights), prunes, *numbers, does + via]
+            )
         more = ["multiply-adds", "left"] if traced else []
         return table(["leaf", "shape", "dtype", "weights", "prunes", *more, "how"], cells)
 

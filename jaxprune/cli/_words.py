@@ -2,7 +2,7 @@
 
 import re
 
-# In this order: a word, what holds it in Python, as the errors of `jaxprune` put it, and the option.
+# In this order: a word, the Python with it in the errors of `jaxprune`, and what is an option.
 # Most texts have none of the words, and looking for these takes a hundredth of the time.
 _OPTIONS = [
     ("vmap", re.escape("use vmap for several sparsities"), "run it again for another one"),
