@@ -12,8 +12,11 @@ _OPTIONS = [
         "* stands for any text",
     ),
     ("where=", r"where=jp\.any_leaf", "--where '*'"),
-    ("where=", r"(?<=leave it out with )where=(?:, or by a rule)?", "--skip"),
-    ("where=", r"(?<=leave the leaf out with )where=", "--skip"),
+    (
+        "by a rule",
+        r"leave it dense by a rule, \{\"(.*?)\": None, \"\*\": \.\.\.\}",
+        r"leave it dense with --skip '\1'",
+    ),
     (
         "where=",
         r"(?<=Choose others with )where=, for example --where '\*'",
@@ -39,8 +42,8 @@ def in_options(text: str) -> str:
     """A message or a table of the library, with options in the place of arguments.
 
     Examples:
-        >>> in_options("leave it out with where=, or choose another axis.")
-        'leave it out with --skip, or choose another axis.'
+        >>> in_options("choose some with where=, or write NM(2, 4).")
+        'choose some with --where, or write --spec 2:4.'
     """
     for word, pattern, option in _OPTIONS:
         if word in text:
