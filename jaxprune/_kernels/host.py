@@ -244,14 +244,25 @@ def survivors_along(leaf: Ranked, count: int, axis: int) -> Array:
 
 def highest_of_groups(leaf: Ranked, n: int, axis: int) -> Array:
     """Marks the `n` highest along an axis; among equals the lower index is kept."""
-    shape = leaf.values.shape
-    m, inner = shape[axis], math.prod(shape[axis + 1 :])
-    order = all_keys(leaf).reshape(-1, m, inner)
-    kept = np.empty(order.shape, bool)
+    m, inner = leaf.values.shape[axis], math.prod(leaf.values.shape[axis + 1 :])
+    values, alive, held = (
+        None if array is None else np.asarray(array).reshape(-1, m, inner)
+        for array in (leaf.values, leaf.alive, leaf.held)
+    )
+    assert values is not None
+    kept = np.empty(values.shape, bool)
     step = max(1, _PIECE // (m * inner))
-    for at in range(0, len(order), step):
-        _highest_here(order[at : at + step], n, kept[at : at + step])
-    return kept.reshape(shape)
+    for at in range(0, len(values), step):
+        here = slice(at, at + step)
+        part = Ranked(
+            values[here],
+            leaf.score,
+            leaf.dtype,
+            None if alive is None else alive[here],
+            None if held is None else held[here],
+        )
+        _highest_here(all_keys(part).reshape(-1, m, inner), n, kept[here])
+    return kept.reshape(leaf.values.shape)
 
 
 def _highest_here(order: Array, n: int, kept: Array) -> None:
