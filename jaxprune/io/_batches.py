@@ -83,9 +83,9 @@ class Memory:
 
     def take(self, nbytes: int) -> Array:
         """A block of at least so many bytes; a new one in place of one that is too small."""
-        block = max(self._free, key=len, default=_NOTHING)
-        if block is not _NOTHING:
-            self._free = [other for other in self._free if other is not block]
+        sizes = [len(block) for block in self._free]
+        # Meanwhile another thread may give blocks, which come last.
+        block = self._free.pop(sizes.index(max(sizes))) if sizes else _NOTHING
         return block if len(block) >= nbytes else np.empty(nbytes, np.uint8)
 
     def give(self, block: Array) -> None:

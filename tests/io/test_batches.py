@@ -10,7 +10,7 @@ from jaxprune.io import _batches
 from jaxprune.io._batches import Memory, batches
 from jaxprune.io._checkpoint import Tensor, numpy_dtype
 from tests import oracle
-from tests.io.files import WRITERS, by_path, contents, pruned_file, pruned_whole, same
+from tests.io.files import WRITERS, by_path, contents, pruned_file, pruned_whole, same, x64
 
 
 def many():
@@ -56,7 +56,7 @@ def test_each_is_pruned_as_it_is_in_a_tree(spec, together, tmp_path, monkeypatch
     same(by_path(contents(masks)), kept)
     assert (done.tensors, done.total) == (len(kept), sum(of.size for of in kept.values()))
     assert done.removed == sum(np.count_nonzero(~of) for of in kept.values())
-    with jax.enable_x64(True):
+    with x64():
         assert done.zeros == done.parameters - jp.report(expected).all.nonzero
 
 
