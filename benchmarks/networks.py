@@ -88,7 +88,7 @@ def bytes_of(params: Any) -> float:
 
 def size_in_scope(params: Any) -> int:
     """How many weights the default `where` takes."""
-    return sum(row.total for row in jp.plan(params, 0.5).rows if row.spec is not None)
+    return sum(row.weights for row in jp.plan(params, 0.5).rows if row.spec is not None)
 
 
 def _kernel(*shape: int) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def _row(name: str, make: Callable[[], Any], how: dict[str, Any], must: float) -
         tx = jp.sparsify(adam, 0.9, **how)
         lines = race(Contender("jaxprune", _loop(tx, params, loss, x)), [plain], rounds)
         ours, theirs = (_bytes(t.init(params)) for t in (tx, adam))
-        scope = sum(row.total for row in jp.plan(params, 0.9).rows if row.spec is not None)
+        scope = sum(row.weights for row in jp.plan(params, 0.9).rows if row.spec is not None)
         extra = 8 * (ours - theirs) / scope
         return [*lines, Line(f"{extra:.2f} bits", "a weight in scope", "of state", extra, None)]
 

@@ -4,7 +4,6 @@ Needs `pip install torch transformers`. Nothing is downloaded: the small model h
 """
 
 import importlib.util
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,13 +31,11 @@ def save_model(folder):
 
 
 def prune(source, target):
-    """Prunes the weights on the command line, and copies the files that hold no weights."""
+    """Prunes the weights on the command line, which copies the configuration and the tokenizer."""
     target.mkdir(parents=True, exist_ok=True)
     command = f"-m jaxprune prune {source}/model.safetensors -o {target}/model.safetensors"
-    choices = f"--layout torch --spec 2:4 --skip lm_head --mask-out {MASKS}"
+    choices = f"--layout torch --spec 2:4 --skip lm_head --mask-out {MASKS} --with-sidecars"
     subprocess.run([sys.executable, *command.split(), *choices.split()], check=True)
-    for path in source.glob("*.json"):  # the configuration and the tokenizer
-        shutil.copy(path, target)
 
 
 def main():

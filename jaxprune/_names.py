@@ -4,6 +4,7 @@ Names are those of public models in Flax, Haiku, Equinox, Keras and PyTorch: `te
 lists them.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -99,6 +100,7 @@ _KINDS = (
     ),
     _Kind("router", above=_names(r"(\w+_)?router")),
 )
+_ABOVE = [(i, kind.above) for i, kind in enumerate(_KINDS) if kind.above != _names()]
 
 
 def why_no_weight(path: str, leaf: Any) -> str:
@@ -110,12 +112,25 @@ def why_no_weight(path: str, leaf: Any) -> str:
     if 0 in leaf.shape:
         return "holds no weights"
     parts = path.split("/")
-    name, module = parts[-1], _module(parts[:-1])
-    for kind in _KINDS:
-        by_name = kind.own.fullmatch(name) or kind.module.fullmatch(module)
-        if (by_name and name != "kernel") or any(map(kind.above.fullmatch, parts)):
-            return f"{kind.what} by name"
-    return ""
+    found = _above(parts[-1]).union(*map(_above, parts[:-1]))
+    if parts[-1] != "kernel":
+        found |= _named(parts[-1], _module(parts[:-1]))
+    return f"{_KINDS[min(found)].what} by name" if found else ""
+
+
+# A model has few names and many leaves: without the caches, matching them takes longest of all
+# that is done for a leaf of a large plan.
+@functools.lru_cache(1 << 12)
+def _named(name: str, module: str) -> frozenset[int]:
+    """The kinds that the name of a leaf or of its module tells."""
+    hits = (kind.own.fullmatch(name) or kind.module.fullmatch(module) for kind in _KINDS)
+    return frozenset(i for i, hit in enumerate(hits) if hit)
+
+
+@functools.lru_cache(1 << 12)
+def _above(name: str) -> frozenset[int]:
+    """The kinds that a name anywhere on a path tells."""
+    return frozenset(i for i, pattern in _ABOVE if pattern.fullmatch(name))
 
 
 def _module(parts: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ class PlanRow:
         path: The leaf's path.
         shape: Its shape; None if it is no array.
         dtype: Its dtype, or the type of what stands there.
-        total: The weights it holds.
+        weights: How many weights it holds.
         spec: The spec that prunes it; None if it is left dense.
         rule: The pattern or path at which that spec was written; "" for a lone spec.
         prunes: How many weights go. None if that is not known leaf by leaf: under a global budget,
@@ -32,7 +32,7 @@ class PlanRow:
     path: str
     shape: tuple[int, ...] | None
     dtype: str
-    total: int
+    weights: int
     spec: Any
     rule: str
     prunes: int | None
@@ -44,7 +44,7 @@ class PlanRow:
         """Those with a weight that stays; None if they or what goes are not known."""
         if self.multiply_adds is None or self.prunes is None:
             return None
-        return round(self.multiply_adds * (1 - self.prunes / self.total)) if self.total else 0
+        return round(self.multiply_adds * (1 - self.prunes / self.weights)) if self.weights else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,9 @@ class Plan:
             work = [row.multiply_adds, row.multiply_adds_left] if traced else []
             numbers = ["" if number is None else integer(number) for number in work]
             name = row.path or "(array)"
-            cells.append([name, shape, row.dtype, integer(row.total), prunes, *numbers, does + via])
+            cells.append(
+                [name, shape, row.dtype, integer(row.weights), prunes, *numbers, does + via]
+            )
         more = ["multiply-adds", "left"] if traced else []
         return table(["leaf", "shape", "dtype", "weights", "prunes", *more, "how"], cells)
 
@@ -107,7 +109,7 @@ def plan_of(assignment: Assignment, uses: Uses | None = None) -> Plan:
             path=leaf.path,
             shape=shape,
             dtype=str(leaf.value.dtype) if array else type(leaf.value).__name__,
-            total=math.prod(shape) if shape is not None else 0,
+            weights=math.prod(shape) if shape is not None else 0,
             spec=spec,
             rule=entry[i].text if i in entry else "",
             prunes=_prunes(spec, shape) if spec is not None and shape is not None else 0,

@@ -1,6 +1,7 @@
 """What came out: achieved, in integers, with both denominators. Typed rows, then rendering."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -287,10 +288,28 @@ def leaf_report(leaf: Leaf, kept: Any, reason: str) -> LeafReport:
     alive = _alive(leaf.value)
     nonzeros = _count(alive)
     stray = 0 if kept is None else _count(alive & ~_like(alive, kept))
-    dense = alive.size * leaf.value.dtype.itemsize
-    packed = nonzeros * leaf.value.dtype.itemsize + -(-alive.size // 8)
-    count = Count(alive.size, nonzeros, dense, dense if reason else min(dense, packed))
-    pattern = find_pattern(alive, nonzeros)
+    return counted_leaf(leaf, nonzeros, find_pattern(alive, nonzeros), reason, stray)
+
+
+def counted_leaf(
+    leaf: Leaf, nonzeros: int, pattern: str, reason: str, stray: int = 0
+) -> LeafReport:
+    """The row of one leaf of floats that were counted.
+
+    Args:
+        leaf: The leaf, or a description of it.
+        nonzeros: How many weights are not zero.
+        pattern: What `find_pattern` says of them.
+        reason: Why it is out of scope; "" if it is in.
+        stray: How many its mask does not keep.
+
+    Returns:
+        The row.
+    """
+    shape, dtype = tuple(leaf.value.shape), str(leaf.value.dtype)
+    total, width = math.prod(shape), np.dtype(leaf.value.dtype).itemsize
+    dense, packed = total * width, nonzeros * width + -(-total // 8)
+    count = Count(total, nonzeros, dense, dense if reason else min(dense, packed))
     return LeafReport(leaf.path, shape, dtype, count, pattern, not reason, reason, stray)
 
 

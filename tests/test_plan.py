@@ -121,7 +121,7 @@ def test_a_large_leaf_is_counted_as_float32_does():
     for size in (2**24 + 1, 3 * 2**24 + 5):
         leaf = jax.ShapeDtypeStruct((size,), jnp.float32)
         (row,) = jp.plan(leaf, 0.3).rows
-        assert row.total == size
+        assert row.weights == size
         assert row.prunes == int(np.floor(np.float32(0.3) * np.float32(size)))
 
 
@@ -162,7 +162,7 @@ def test_a_tree_of_shapes_has_the_same_plan(spec):
 def test_a_plan_computes_nothing():
     huge = {"kernel": jax.ShapeDtypeStruct((2**20, 2**10), jnp.float32)}  # 4 GiB
     (row,) = jp.plan(huge, jp.NM(2, 4, axis=-2)).rows
-    assert row.prunes == row.total // 2 == 2**29
+    assert row.prunes == row.weights // 2 == 2**29
 
 
 # --- a row's fields -----------------------------------------------------------------------------
@@ -181,7 +181,7 @@ MIXED = {
 
 def test_every_leaf_has_a_row_in_the_tree_s_order():
     rows = jp.plan(MIXED, {"half": None, "*": jp.NM(2, 4)}).rows
-    found = [(r.path, r.shape, r.dtype, r.total, r.prunes, r.reason) for r in rows]
+    found = [(r.path, r.shape, r.dtype, r.weights, r.prunes, r.reason) for r in rows]
     assert found == [
         ("dense/bias", (12,), "float32", 12, 0, "rank 1"),
         ("dense/kernel", (8, 12), "float32", 96, 48, ""),

@@ -10,8 +10,7 @@ of writing them to memory, where a page that is new costs more than all of the a
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -104,7 +103,22 @@ def highest(order: Array, count: int) -> Array:
 
 def nonzero(weights: Array) -> Array:
     """Where floats are neither 0.0 nor -0.0: by their bits, which takes NaNs of every kind."""
-    return weights.view(unsigned_of(weights.dtype)) << 1 != 0
+    found = np.empty(weights.shape, bool)
+    flat = found.reshape(-1)
+    for at, bits in _shifted(weights):
+        np.not_equal(bits, 0, out=flat[at : at + bits.size])
+    return found
+
+
+def count_nonzero(weights: Array) -> int:
+    """How many floats are neither 0.0 nor -0.0."""
+    return sum(int(np.count_nonzero(bits)) for _, bits in _shifted(weights))
+
+
+def _shifted(weights: Array) -> Iterator[tuple[int, Array]]:
+    """The bits of floats without their signs, piece by piece, each with its position."""
+    flat = np.ascontiguousarray(weights).reshape(-1).view(unsigned_of(weights.dtype))
+    return ((at, flat[at : at + _PIECE] << 1) for at in range(0, flat.size, _PIECE))
 
 
 def survivors(leaf: Ranked, count: int) -> Array:
@@ -184,8 +198,7 @@ def pool_survivors(leaves: Sequence[Ranked], count: int, most: Sequence[int]) ->
 
     held = leaves[numbers[0]].values.size - most[numbers[0]]
     width = 8 * np.dtype(leaves[0].score_dtype).itemsize
-    cut = find_cut(numbers, pieces, count, held=held, width=width)
-    shares = {i: cut.take(i, pieces(i)) for i in numbers}
+    shares = find_shares(numbers, pieces, count, held=held, width=width)
     return list(in_threads(survivors, leaves, [shares.get(i, 0) for i in range(len(leaves))]))
 
 
@@ -231,14 +244,25 @@ def survivors_along(leaf: Ranked, count: int, axis: int) -> Array:
 
 def highest_of_groups(leaf: Ranked, n: int, axis: int) -> Array:
     """Marks the `n` highest along an axis; among equals the lower index is kept."""
-    shape = leaf.values.shape
-    m, inner = shape[axis], math.prod(shape[axis + 1 :])
-    order = all_keys(leaf).reshape(-1, m, inner)
-    kept = np.empty(order.shape, bool)
+    m, inner = leaf.values.shape[axis], math.prod(leaf.values.shape[axis + 1 :])
+    values, alive, held = (
+        None if array is None else np.asarray(array).reshape(-1, m, inner)
+        for array in (leaf.values, leaf.alive, leaf.held)
+    )
+    assert values is not None
+    kept = np.empty(values.shape, bool)
     step = max(1, _PIECE // (m * inner))
-    for at in range(0, len(order), step):
-        _highest_here(order[at : at + step], n, kept[at : at + step])
-    return kept.reshape(shape)
+    for at in range(0, len(values), step):
+        here = slice(at, at + step)
+        part = Ranked(
+            values[here],
+            leaf.score,
+            leaf.dtype,
+            None if alive is None else alive[here],
+            None if held is None else held[here],
+        )
+        _highest_here(all_keys(part).reshape(-1, m, inner), n, kept[here])
+    return kept.reshape(leaf.values.shape)
 
 
 def _highest_here(order: Array, n: int, kept: Array) -> None:
@@ -259,67 +283,114 @@ def _highest_here(order: Array, n: int, kept: Array) -> None:
         np.less(beaten[i], n, out=kept[:, i])
 
 
-def find_cut(
+def find_shares(
     leaves: Sequence[_T],
     pieces: Callable[[_T], Iterator[Array]],
     count: int,
     *,
     held: int,
     width: int,
-) -> "Cut[_T]":
-    """Finds where one budget over all leaves cuts, by counting: a pass for each 16 bits of a key.
+    order: Sequence[_T] | None = None,
+) -> dict[_T, int]:
+    """Finds how many each leaf gives to one budget, by counting: a pass for each 16 bits of a key.
 
-    A leaf's `held` highest are out of reach (among equals the last), so that it keeps as many.
+    A leaf's `held` highest are out of reach (among equals the last), so that it keeps as many. A
+    leaf is passed over once its keys are known to lie on one side of the cut.
 
     Args:
-        leaves: What is pruned, in any order.
+        leaves: What is pruned, in the order in which it is read.
         pieces: Makes the keys of a leaf, piece by piece.
         count: How many go: at least 1, and at most what is within reach.
         held: How many each leaf keeps at the least.
         width: The bits of a key.
+        order: The leaves in the order in which they give what lies on the cut; that of `leaves` by
+            default.
 
     Returns:
-        The cut.
+        How many of each leaf go.
     """
     prefix, rank = 0, count
     safe = dict.fromkeys(leaves, np.empty(0, f"uint{width}"))
+    found: dict[_T, _Digits] = {}
+
+    def first_pieces(leaf: _T) -> Iterator[Array]:
+        for piece in pieces(leaf):
+            if held:
+                safe[leaf] = _highest(safe[leaf], piece, held)
+            yield piece
+
     for shift in range(width - _DIGIT, -1, -_DIGIT):
         histogram = np.zeros(1 << _DIGIT, np.int64)
         for leaf in leaves:
-            for piece in pieces(leaf):
-                histogram += _digits(piece, prefix, shift)
-                if shift == width - _DIGIT and held:
-                    safe[leaf] = _highest(safe[leaf], piece, held)
-            histogram -= _digits(safe[leaf], prefix, shift)
+            digits = found.get(leaf)
+            if digits is None:
+                digits = _counted(first_pieces(leaf), prefix, shift)
+            elif digits.places.size:
+                digits = _counted(pieces(leaf), prefix, shift)
+            else:
+                continue
+            digits = digits.without(_counted(iter([safe[leaf]]), prefix, shift))
+            histogram[digits.places] += digits.counts
+            found[leaf] = digits
         upto = histogram.cumsum()
         digit = int(np.searchsorted(upto, rank))
         rank -= int(upto[digit] - histogram[digit])
         prefix = prefix << _DIGIT | digit
-    return Cut(prefix, rank, safe)
+        found = {leaf: digits.at(digit) for leaf, digits in found.items()}
+    shares = {}
+    for leaf in leaves if order is None else order:
+        taken = min(rank, int(found[leaf].counts.sum()))
+        rank -= taken
+        shares[leaf] = found[leaf].below + taken
+    return shares
 
 
-@dataclass
-class Cut(Generic[_T]):
-    """The key at which a budget cuts: all within reach below it go, and `left` of those on it."""
+class _Digits(NamedTuple):
+    """The keys of a leaf that begin with a prefix, by the digit that follows it.
 
-    key: int
-    left: int
-    safe: dict[_T, Array]
+    Attributes:
+        below: How many keys lie below all that begin so.
+        places: The digits that occur, in order.
+        counts: How often each does.
+    """
 
-    def take(self, leaf: _T, pieces: Iterator[Array]) -> int:
-        """How many of a leaf go. Leaves give of what lies on the cut in the order of the calls."""
-        below, on = (-count for count in self._counted(self.safe[leaf]))
-        for piece in pieces:
-            more = self._counted(piece)
-            below, on = below + more[0], on + more[1]
-        taken = min(self.left, on)
-        self.left -= taken
-        return below + taken
+    below: int
+    places: Array
+    counts: Array
 
-    def _counted(self, piece: Array) -> tuple[int, int]:
-        """How many keys lie below the cut, and on it."""
-        key = piece.dtype.type(self.key)
-        return int(np.count_nonzero(piece < key)), int(np.count_nonzero(piece == key))
+    def without(self, other: "_Digits") -> "_Digits":
+        """The same without other keys, all of which are among these."""
+        counts = self.counts.copy()
+        counts[np.searchsorted(self.places, other.places)] -= other.counts
+        return _Digits(self.below - other.below, self.places[counts > 0], counts[counts > 0])
+
+    def at(self, digit: int) -> "_Digits":
+        """Those that go on with a digit."""
+        low, high = np.searchsorted(self.places, [digit, digit + 1])
+        below = self.below + int(self.counts[:low].sum())
+        return _Digits(below, self.places[low:high].copy(), self.counts[low:high].copy())
+
+
+def _counted(pieces: Iterator[Array], prefix: int, shift: int) -> _Digits:
+    """Counts the keys of a leaf by the 16 bits above `shift`, if those before them are `prefix`."""
+    below, small, histogram = 0, np.empty(0, np.uint16), None
+    for piece in pieces:
+        digits = piece >> piece.dtype.type(shift)
+        if shift + _DIGIT < 8 * piece.dtype.itemsize:
+            before = digits >> piece.dtype.type(_DIGIT)
+            below += int(np.count_nonzero(before < prefix))
+            digits = digits[before == prefix]
+        digits = digits.astype(np.uint16)
+        if histogram is None and piece.size < _PIECE:
+            small = digits  # and the last: only a whole piece is followed by another
+        else:
+            if histogram is None:
+                histogram = np.zeros(1 << _DIGIT, np.int64)
+            histogram += np.bincount(digits, minlength=1 << _DIGIT)
+    if histogram is None:
+        return _Digits(below, *np.unique(small, return_counts=True))
+    places = np.flatnonzero(histogram)
+    return _Digits(below, places.astype(np.uint16), histogram[places])
 
 
 def _scores(leaf: Ranked, values: Array) -> Array:
@@ -360,11 +431,3 @@ def _highest(so_far: Array, piece: Array, count: int) -> Array:
         piece = piece.max(keepdims=True)
     both = np.concatenate([so_far, piece])
     return np.partition(both, both.size - count)[-count:].copy() if both.size > count else both
-
-
-def _digits(order: Array, prefix: int, shift: int) -> Array:
-    """How often each digit of 16 bits follows the digits in `prefix`."""
-    upper = order >> order.dtype.type(shift)
-    if shift + _DIGIT < 8 * order.dtype.itemsize:
-        upper = upper[upper >> order.dtype.type(_DIGIT) == prefix]
-    return np.bincount(upper.astype(np.uint16), minlength=1 << _DIGIT)

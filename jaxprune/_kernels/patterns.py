@@ -1,5 +1,7 @@
 """Which pattern the zeros of a leaf form: found by counting, whatever made them."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -26,16 +28,52 @@ def find_pattern(alive: Any, nonzeros: int) -> str:
         "dense", "all zero", "rows", "columns", "rows and columns", "channels of axis 2",
         "blocks of 16x16", "2:4 along axis -2" or "unstructured".
     """
-    size, shape, ndim = alive.size, alive.shape, alive.ndim
-    zeros = size - nonzeros
-    if not zeros:
-        return "dense"
-    if not nonzeros:
-        return "all zero"
     if isinstance(alive, np.ndarray):
-        slices, most, mixed = _counts_on_host(alive)
-    else:
-        slices, most, mixed = jax.device_get(_counts(alive))
+        return find_patterns(alive[None], [nonzeros])[0]
+    plain = _plain(alive.size, nonzeros)
+    return plain or _named(alive.shape, nonzeros, *jax.device_get(_counts(alive)))
+
+
+def find_patterns(alive: np.ndarray[Any, Any], nonzeros: Sequence[int]) -> list[str]:
+    """The patterns of leaves of one shape, counted together in NumPy.
+
+    Args:
+        alive: Where the weights are not zero: bool, along the first axis leaf by leaf.
+        nonzeros: How many of each leaf are not.
+
+    Returns:
+        The pattern of each, as `find_pattern` names it.
+    """
+    shape = alive.shape[1:]
+    names = [_plain(math.prod(shape), count) for count in nonzeros]
+    left = [i for i, name in enumerate(names) if not name]
+    if not left:
+        return names
+    slices, most, mixed = _counts_on_host(alive if len(left) == len(names) else alive[left])
+    for place, i in enumerate(left):
+        names[i] = _named(
+            shape,
+            nonzeros[i],
+            [counts[place] for counts in slices],
+            {axis: {m: of[place] for m, of in sizes.items()} for axis, sizes in most.items()},
+            {axis: {m: of[place] for m, of in sizes.items()} for axis, sizes in mixed.items()},
+        )
+    return names
+
+
+def _plain(size: int, nonzeros: int) -> str:
+    """The pattern, where the counts alone tell it; or ""."""
+    if nonzeros == size:
+        return "dense"
+    return "" if nonzeros else "all zero"
+
+
+def _named(
+    shape: tuple[int, ...], nonzeros: int, slices: Any, most: "_BySize", mixed: "_BySize"
+) -> str:
+    """The pattern that these counts show, which `_counts` describes."""
+    size, ndim = math.prod(shape), len(shape)
+    zeros = size - nonzeros
     dead = [int(count) for count in slices]
     for axis, count in enumerate(dead):
         if count * (size // shape[axis]) == zeros:
@@ -71,7 +109,7 @@ def _explains(n: int, m: int, nonzeros: int, zeros: int) -> bool:
     return nonzeros >= _FULL * n * groups and (m - n) * groups >= _FULL * zeros
 
 
-_BySize: TypeAlias = dict[int, dict[int, jax.Array]]
+_BySize: TypeAlias = dict[int, dict[int, Any]]
 
 
 @jax.jit
@@ -107,19 +145,25 @@ def _summed(counts: jax.Array, axis: int, run: int) -> jax.Array:
 
 
 def _counts_on_host(alive: np.ndarray[Any, Any]) -> tuple[list[Any], Any, Any]:
-    """The same in NumPy, for leaves whose shapes would each be compiled for once."""
-    axes = range(alive.ndim)
+    """The same of many leaves of one shape, each count a list, in NumPy.
+
+    It has nothing to compile for each shape that is seen once.
+    """
+    axes = range(alive.ndim - 1)
     slices = [
-        np.count_nonzero(~alive.any(tuple(other for other in axes if other != axis)))
-        for axis in (axes if alive.ndim > 1 else ())
+        np.count_nonzero(~alive.any(tuple(o + 1 for o in axes if o != axis)), 1).tolist()
+        for axis in (axes if len(axes) > 1 else ())
     ]
-    most: dict[int, dict[int, int]] = {axis - alive.ndim: {} for axis in axes}
-    mixed: dict[int, dict[int, int]] = {axis - alive.ndim: {} for axis in axes}
+    most: dict[int, dict[int, list[int]]] = {axis - len(axes): {} for axis in axes}
+    mixed: dict[int, dict[int, list[int]]] = {axis - len(axes): {} for axis in axes}
+    inner = tuple(axis for axis in range(alive.ndim) if axis != 1)
     for axis, of_axis in most.items():
+        # The axis first, then the leaves.
         sums = np.moveaxis(alive.view(np.int8), axis, 0)
         for m in _SIZES:
             if len(sums) % 2:
                 break
             sums = sums[::2] + sums[1::2]
-            of_axis[m], mixed[axis][m] = sums.max(), np.minimum(sums, m - sums).max()
+            of_axis[m] = sums.max(inner).tolist()
+            mixed[axis][m] = np.minimum(sums, m - sums).max(inner).tolist()
     return slices, most, mixed

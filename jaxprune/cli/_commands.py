@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxprune import PruningError
-from jaxprune._report import LeafReport, SparsityReport, gathered
+from jaxprune._report import LeafReport, SparsityReport
 from jaxprune._where import Where
 from jaxprune.cli._progress import progress
 from jaxprune.cli._specs import (
@@ -38,6 +38,8 @@ from jaxprune.io import (
 from jaxprune.io._atomic import forget_written, replacing
 from jaxprune.io._checkpoint import is_dotted
 from jaxprune.io._formats import mode_of, naming, refuse_input
+from jaxprune.io._report import in_order_of_paths
+from jaxprune.io._sidecars import copy_sidecars, find_sidecars
 
 
 def run(options: argparse.Namespace) -> str:
@@ -58,6 +60,7 @@ def prune(options: argparse.Namespace) -> str:
         if options.output is None:
             raise PruningError("prune needs -o OUT, or --dry-run to write nothing.")
         _refuse_one_place(Path(options.output), options.mask_out)
+        sidecars = find_sidecars(source) if options.with_sidecars else []
         done = prune_checkpoint(
             source,
             options.output,
@@ -68,9 +71,10 @@ def prune(options: argparse.Namespace) -> str:
             with_report=options.report,
             progress=progress,
         )
-    summary = _summary(options, source, done)
+        beside = copy_sidecars(sidecars, Path(options.output))
+    summary = _summary(options, source, done, *beside)
     if options.report:
-        table = in_options(str(gathered(sorted(done.rows, key=lambda row: row.path))))
+        table = in_options(str(in_order_of_paths(done.rows)))
         return f"{table}\n{summary}"
     return summary
 
@@ -149,7 +153,13 @@ def _refuse_one_place(output: Path, masks: Path | None) -> None:
         raise PruningError(f"{output} and {masks} are one file: name another file for the masks.")
 
 
-def _summary(options: argparse.Namespace, source: Checkpoint, done: Pruned) -> str:
+def _summary(
+    options: argparse.Namespace,
+    source: Checkpoint,
+    done: Pruned,
+    copied: list[str],
+    there: list[str],
+) -> str:
     spec = spec_of(options, source)
     asked = spec["*"] if isinstance(spec, dict) else spec
     share, zero = done.removed / done.total, done.zeros / done.parameters
@@ -166,6 +176,10 @@ def _summary(options: argparse.Namespace, source: Checkpoint, done: Pruned) -> s
         lines.append("note      this removes nothing: the output holds what the input does")
     if options.mask_out:
         lines.append(f"masks     {options.mask_out}")
+    if copied:
+        lines.append(f"copied    {', '.join(copied)}")
+    if there:
+        lines.append(f"kept      {', '.join(there)}: there already, and not written over")
     return "\n".join(lines)
 
 

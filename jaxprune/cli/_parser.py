@@ -93,6 +93,12 @@ def _add_prune(prune: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="say what would be pruned; read and write no values")
     add("--mask-out", metavar="FILE", type=_path, help="write the masks too: bool, true = kept")
     add("--report", action="store_true", help="print the report of what was written")
+    add(
+        "--with-sidecars",
+        action="store_true",
+        help="copy the configuration and the tokenizer that lie beside a Hugging Face model too; "
+        "nothing is written over",
+    )
 
 
 def _add_report(report: argparse.ArgumentParser) -> None:

@@ -38,7 +38,7 @@ _TOGETHER = {
 
 def spec_of(options: argparse.Namespace, source: Checkpoint) -> Any:
     """The spec that was asked for, under rules for what is skipped."""
-    spec = _spec(options, layout_of(options, source))
+    spec = _spec(options, source)
     if not options.skip:
         return spec
     if "*" in options.skip:  # as a rule, the one for the rest would take its place
@@ -61,8 +61,10 @@ def layout_of(options: argparse.Namespace, source: Checkpoint) -> str | None:
 
 def told_layout(options: argparse.Namespace, source: Checkpoint) -> str | None:
     """A line about the layout, if one was read from the file and the spec depends on it."""
+    if options.layout or _axis_word(options) is None:
+        return None
     layout = layout_of(options, source)
-    if options.layout or layout is None or _axis_word(options) is None:
+    if layout is None:
         return None
     why = {"torch": "'format': 'pt' in its metadata", "flax": "the name of every kernel"}[layout]
     other = "flax" if layout == "torch" else "torch"
@@ -104,18 +106,18 @@ def metric_of(options: argparse.Namespace) -> Any:
     return Random(jax.random.key(options.seed))
 
 
-def _spec(options: argparse.Namespace, layout: str | None) -> Any:
+def _spec(options: argparse.Namespace, source: Checkpoint) -> Any:
     text = options.spec
     if groups := re.fullmatch(r"(\d+):(\d+)", text):
         _refuse(options, "--per", "--sparsity")
-        return NM(int(groups[1]), int(groups[2]), axis=_axis(options, layout))
+        return NM(int(groups[1]), int(groups[2]), axis=_axis(options, source))
     sparsity = 0.5 if options.sparsity is None else options.sparsity
     if text == "unstructured":
         _refuse(options, "--axis")
-        return Unstructured(sparsity, per=_scope(options, layout))
+        return Unstructured(sparsity, per=_scope(options, source))
     _refuse(options, "--per")
     if text == "channels":
-        return Channels(sparsity, axis=_axis(options, layout))
+        return Channels(sparsity, axis=_axis(options, source))
     _refuse(options, "--axis")
     if text in ("rows", "columns"):
         return Rows(sparsity) if text == "rows" else Columns(sparsity)
@@ -127,10 +129,10 @@ def _spec(options: argparse.Namespace, layout: str | None) -> Any:
     )
 
 
-def _scope(options: argparse.Namespace, layout: str | None) -> Literal["leaf", "global"] | int:
+def _scope(options: argparse.Namespace, source: Checkpoint) -> Literal["leaf", "global"] | int:
     if options.per in (None, "leaf"):
         return "leaf"
-    return "global" if options.per == "global" else _axis(options, layout)
+    return "global" if options.per == "global" else _axis(options, source)
 
 
 def _axis_text(options: argparse.Namespace) -> tuple[str, str] | None:
@@ -150,12 +152,13 @@ def _axis_word(options: argparse.Namespace) -> str | None:
     return found[1] if found and found[1] in _AXES["flax"] else None
 
 
-def _axis(options: argparse.Namespace, layout: str | None) -> int:
+def _axis(options: argparse.Namespace, source: Checkpoint) -> int:
     """The axis that the spec needs, as a number."""
     found = _axis_text(options)
     assert found is not None
     option, text = found
     if text in _AXES["flax"]:
+        layout = layout_of(options, source)
         if layout is None:
             raise PruningError(
                 f"--spec {options.spec} goes by the {text} axis, and the file does not say which "

@@ -37,6 +37,9 @@ class Tensor:
     dtype: str
     nbytes: int
 
+    def __hash__(self) -> int:
+        return hash(self.keys)  # no two tensors of a checkpoint have the same
+
     @property
     def name(self) -> str:
         """Its keys joined by slashes."""
@@ -83,7 +86,19 @@ class Checkpoint(Protocol):
     def __exit__(self, kind: object, *error: object) -> None: ...
 
 
-Put: TypeAlias = Callable[[Tensor, Array], None]  # takes the next tensor of those to be written
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Takes the next tensor of those to be written.
+
+    Attributes:
+        all: Takes several at once.
+    """
+
+    all: Callable[[Sequence[Tensor], Sequence[Array]], None]
+
+    def __call__(self, tensor: Tensor, array: Array) -> None:
+        """Writes a tensor."""
+        self.all([tensor], [array])
 
 
 class Writer(Protocol):
@@ -148,8 +163,9 @@ def tree_of(tensors: Sequence[Tensor]) -> Any:
 
 def is_possible(shape: Sequence[int]) -> bool:
     """Whether NumPy could make an array of this shape, had it the memory."""
-    deep = len(shape) > 64 or any(side < 0 for side in shape)
-    return not deep and math.prod(side for side in shape if side) < 2**63
+    if len(shape) > 64 or (shape and min(shape) < 0):
+        return False
+    return (math.prod(shape) or math.prod(filter(None, shape))) < 2**63
 
 
 @functools.cache

@@ -149,11 +149,11 @@ def rewriting(
             _Write(mask_target, mask_format, lambda path: mask_format.make(path, masks, {}))
         )
     with _written(writes, mode_of(source), progress) as puts:
-        yield puts[0], puts[1] if mask_target is not None else _nowhere
+        yield puts[0], puts[1] if mask_target is not None else Put(_nowhere)
 
 
-def _nowhere(tensor: Tensor, array: Array) -> None:
-    del tensor, array
+def _nowhere(tensors: Sequence[Tensor], arrays: Sequence[Array]) -> None:
+    del tensors, arrays
 
 
 def _rewrite(target: Path, format_: _Format, source: Checkpoint) -> "_Write":
@@ -285,15 +285,21 @@ def _checked(write: _Write, path: Path, progress: Progress) -> Iterator[Put]:
     sums: dict[Tensor, int] = {}
     with naming(write.target):
         with write.writer(path) as writer:
+            checks_itself = isinstance(writer, SpanWriter | ShardedCopy)
 
-            def put(tensor: Tensor, array: Array) -> None:
+            def put(tensors: Sequence[Tensor], arrays: Sequence[Array]) -> None:
                 with naming(write.target):
-                    sums[tensor] = zlib.crc32(raw_bytes(array))
-                    writer.put(tensor, array)
+                    if isinstance(writer, SpanWriter | ShardedCopy):
+                        writer.put_all(tensors, arrays)
+                        return
+                    for tensor, array in zip(tensors, arrays, strict=True):
+                        sums[tensor] = zlib.crc32(raw_bytes(array))
+                        writer.put(tensor, array)
 
-            yield put
-        with progress("checking", sum(tensor.nbytes for tensor in sums)) as bar:
-            _read_back(write.format, path, write.target, sums, bar)
+            yield Put(put)
+        if not checks_itself:
+            with progress("checking", sum(tensor.nbytes for tensor in sums)) as bar:
+                _read_back(write.format, path, write.target, sums, bar)
         if path.is_file():
             sync(path)
 
@@ -323,7 +329,7 @@ def _read_back(
 
 
 def _checksum(written: Checkpoint, tensor: Tensor) -> int:
-    if isinstance(written, SpanFile | ShardedFile):
+    if isinstance(written, SpanFile):
         return written.checksum(tensor)
     return zlib.crc32(raw_bytes(written.read(tensor)))
 

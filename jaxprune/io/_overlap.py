@@ -1,49 +1,49 @@
-"""Reads the next tensor and writes the last one while work on another goes on.
+"""Reads the next batch and writes the last one while work on another goes on.
 
 Reading and writing wait for the disk, and hashing, copying and NumPy's passes run outside of
 Python's lock. So a reader, the caller and a writer keep a disk and two cores busy. Each has one
-tensor at a time.
+batch at a time.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
-from jaxprune.io._checkpoint import Array, Tensor
+from jaxprune.io._batches import Batch
 
-# Below, handing a tensor to a thread costs more than it gains. Above, two more in memory are too
+# Below, handing a batch to a thread costs more than it gains. Above, two more in memory are too
 # many.
 _LEAST, _MOST = 1 << 20, 1 << 28
 
+_T = TypeVar("_T")
 
-def _pays(tensor: Tensor) -> bool:
-    return _LEAST <= tensor.nbytes <= _MOST
+
+def _pays(batch: Batch) -> bool:
+    return _LEAST <= batch.nbytes <= _MOST
 
 
 @contextmanager
 def reading_ahead(
-    read: Callable[[Tensor], Array], tensors: Sequence[Tensor]
-) -> Iterator[Callable[[Tensor], Array]]:
-    """Yields `read` for tensors in this order, each of which is read while the last is in use."""
-    following = dict(itertools.pairwise(tensors))
+    read: Callable[[Batch], _T], batches: Sequence[Batch]
+) -> Iterator[Iterator[tuple[Batch, _T]]]:
+    """Yields batches and what was read of each: while one is in use, the next is read."""
     with ThreadPoolExecutor(1) as thread:
-        begun: dict[Tensor, Future[Array]] = {}
 
-        def read_one(tensor: Tensor) -> Array:
-            future = begun.pop(tensor, None)
-            array = read(tensor) if future is None else future.result()
-            after = following.get(tensor)
-            if after is not None and _pays(after):
-                begun[after] = thread.submit(read, after)
-            return array
+        def each() -> Iterator[tuple[Batch, _T]]:
+            begun: Future[_T] | None = None
+            for i, batch in enumerate(batches):
+                found = read(batch) if begun is None else begun.result()
+                ahead = i + 1 < len(batches) and _pays(batches[i + 1])
+                begun = thread.submit(read, batches[i + 1]) if ahead else None
+                yield batch, found
 
-        yield read_one
+        yield each()
 
 
 @contextmanager
-def writing_behind() -> Iterator[Callable[[Tensor, Callable[[], None]], None]]:
-    """Yields `do(tensor, write)`, which calls `write` at once or while the caller goes on.
+def writing_behind() -> Iterator[Callable[[Batch, Callable[[], None]], None]]:
+    """Yields `do(batch, write)`, which calls `write` at once or while the caller goes on.
 
     Writes are done in the order in which they are given. What one raises is raised by the next
     `do`, or at the end.
@@ -55,9 +55,9 @@ def writing_behind() -> Iterator[Callable[[Tensor, Callable[[], None]], None]]:
             if last:
                 last.pop().result()
 
-        def do(tensor: Tensor, write: Callable[[], None]) -> None:
+        def do(batch: Batch, write: Callable[[], None]) -> None:
             finish()
-            if _pays(tensor):
+            if _pays(batch):
                 last.append(thread.submit(write))
             else:
                 write()

@@ -1,5 +1,6 @@
 """Pruning a checkpoint tensor by tensor: what `prune` makes of all of it at once, to the bit."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,20 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune._kernels.host import Cut, find_cut, key_pieces, survivors, zeroed
+from jaxprune._assign import Assignment, assign
+from jaxprune._kernels.host import count_nonzero, find_shares, key_pieces, survivors, zeroed
 from jaxprune._kernels.ranked import Ranked
 from jaxprune._metrics import L1, Metric, importance, pointwise
-from jaxprune._plan import Plan, PlanRow, plan
+from jaxprune._plan import Plan, plan_of
 from jaxprune._report import LeafReport
+from jaxprune._specs.n_of_m import NM
 from jaxprune._specs.protocol import Work, select
 from jaxprune._specs.unstructured import Unstructured, pool_budget
-from jaxprune._tree import is_prunable
+from jaxprune._tree import Leaf, is_prunable
 from jaxprune._where import Where, is_weight
-from jaxprune.io._checkpoint import Array, Checkpoint, Put, Tensor, paths_of, wide_types
+from jaxprune.io._batches import Batch, Loaded, Reader, alike, batches
+from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
 from jaxprune.io._formats import rewriting
 from jaxprune.io._overlap import reading_ahead, writing_behind
 from jaxprune.io._progress import Progress, quiet
-from jaxprune.io._report import tensor_report
+from jaxprune.io._report import batch_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +63,13 @@ def plan_checkpoint(source: Checkpoint, spec: Any, *, where: Where = is_weight) 
     Returns:
         The plan of the tree {path: tensor}.
     """
-    return plan(
-        {path: tensor for tensor, path in paths_of(source.tensors).items()}, spec, where=where
-    )
+    return plan_of(_decided(source, spec, where))
+
+
+def _decided(source: Checkpoint, spec: Any, where: Where) -> Assignment:
+    """Which tensor is pruned by what, as in a tree {path: tensor}, whose paths are sorted."""
+    tensors = {path: tensor for tensor, path in paths_of(source.tensors).items()}
+    return assign([Leaf(path, tensors[path]) for path in sorted(tensors)], spec, where)
 
 
 def prune_checkpoint(
@@ -99,9 +107,8 @@ def prune_checkpoint(
             written.
         OSError: a file cannot be read or written; then nothing is written.
     """
-    rows = {row.path: row for row in plan_checkpoint(source, spec, where=where).rows}
     with wide_types(source.tensors):
-        work = _Work(source, metric, rows)
+        work = _Work(source, metric, _decided(source, spec, where))
         return _written(work, target, mask_target, with_report, progress)
 
 
@@ -114,30 +121,34 @@ def _written(
 ) -> Pruned:
     source = work.source
     tally, reports = _Tally(), []
-    masked = [_mask_of(tensor) for tensor in source.tensors if work.row(tensor).spec is not None]
+    masked = [_mask_of(t) for t in source.tensors if mask_target is not None and t in work.specs]
+    reader = Reader(source)
     with ExitStack() as stack:
         put, put_mask = stack.enter_context(
             rewriting(target, source, mask_target=mask_target, masks=masked, progress=progress)
         )
         work.share_budgets(progress)  # now that the outputs are known to be possible
         bar = stack.enter_context(progress("pruning", sum(t.nbytes for t in source.tensors)))
-        read = stack.enter_context(reading_ahead(source.read, source.tensors))
+        read = stack.enter_context(reading_ahead(reader.read, batches(source.tensors)))
         write = stack.enter_context(writing_behind())
-        for tensor in source.tensors:
-            array, kept = work.pruned(tensor, read(tensor))
-            write(tensor, functools.partial(_put, tensor, array, kept, put, put_mask))
-            tally.add(tensor, array, kept)
+        for batch, loaded in read:
+            kept = work.prune(loaded, tally)
             if with_report:
-                row = work.row(tensor)
-                reports.append(tensor_report(row.path, tensor, array, kept, row.reason))
-            bar.update(tensor.nbytes)
+                leaves = [work.leaf(tensor) for tensor in batch.tensors]
+                reasons = [work.reasons[tensor] for tensor in batch.tensors]
+                reports += batch_report(leaves, loaded.arrays, kept, reasons)
+
+            def put_both(loaded: Loaded = loaded, kept: list[Array | None] = kept) -> None:
+                put.all(loaded.tensors, loaded.arrays)
+                if mask_target is not None:
+                    for tensor, mask in zip(loaded.tensors, kept, strict=True):
+                        if mask is not None:
+                            put_mask(_mask_of(tensor), mask)
+                reader.done(loaded)
+
+            write(batch, put_both)
+            bar.update(batch.nbytes)
     return Pruned(**vars(tally), rows=tuple(reports))
-
-
-def _put(tensor: Tensor, array: Array, kept: Array | None, put: Put, put_mask: Put) -> None:
-    put(tensor, array)
-    if kept is not None:
-        put_mask(_mask_of(tensor), kept)
 
 
 def _shares_budget(spec: Any) -> bool:
@@ -163,71 +174,110 @@ class _Tally:
     parameters: int = 0
     zeros: int = 0
 
-    def add(self, tensor: Tensor, array: Array, kept: Array | None) -> None:
-        """Counts a tensor and its mask."""
-        if not is_prunable(tensor):
-            return
-        self.parameters += tensor.size
-        self.zeros += tensor.size - int(np.count_nonzero(array))
+    def add(self, tensors: int, weights: Array, kept: Array | None) -> None:
+        """Counts tensors of floats that lie in one array, and their masks in another."""
+        self.parameters += weights.size
+        self.zeros += weights.size - count_nonzero(weights)
         if kept is not None:
-            self.tensors += 1
-            self.total += tensor.size
-            self.removed += tensor.size - int(np.count_nonzero(kept))
+            self.tensors += tensors
+            self.total += kept.size
+            self.removed += kept.size - int(np.count_nonzero(kept))
 
 
-@dataclass
 class _Work:
-    """What is pruned and how; and how many weights each tensor loses to a shared budget."""
+    """What is pruned and how; and how many weights each tensor loses to a shared budget.
 
-    source: Checkpoint
-    metric: Metric
-    rows: dict[str, PlanRow]
+    Attributes:
+        source: The checkpoint.
+        specs: By the tensors that are pruned what prunes them.
+        reasons: Why each tensor is left dense; "" if it is pruned.
+    """
 
-    def __post_init__(self) -> None:
-        self.paths = paths_of(self.source.tensors)
-        self._counts: dict[Tensor, int] = {}
-        self._cuts: dict[Tensor, Cut[Tensor]] = {}
+    def __init__(self, source: Checkpoint, metric: Metric, assignment: Assignment) -> None:
+        self.source = source
+        self._metric, self._score = metric, pointwise(metric)
+        leaves, number = assignment.leaves, assignment.entry_of()
+        self._paths = {leaf.value: leaf.path for leaf in leaves}
+        self.reasons = {
+            leaf.value: why for leaf, why in zip(leaves, assignment.reasons, strict=True)
+        }
+        self.specs = {leaves[i].value: spec for i, spec in assignment.specs.items()}
+        self._rules = {leaves[i].value: rule for i, rule in number.items()}
+        self._shares: dict[Tensor, int] = {}
         self._dtypes = self._score_dtypes()
 
-    def row(self, tensor: Tensor) -> PlanRow:
-        """What the plan says of a tensor."""
-        return self.rows[self.paths[tensor]]
+    def leaf(self, tensor: Tensor) -> Leaf:
+        """A tensor and its path."""
+        return Leaf(self._paths[tensor], tensor)
 
-    def pruned(self, tensor: Tensor, array: Array) -> tuple[Array, Array | None]:
-        """The values of a tensor without what goes, and the mask; None if it is left dense."""
-        spec = self.row(tensor).spec
-        if spec is None:
-            return array, None
+    def prune(self, loaded: Loaded, tally: _Tally) -> list[Array | None]:
+        """Writes zeros over what goes, and returns the masks; None where all is left dense."""
+        masks: list[Array | None] = [None] * len(loaded.tensors)
+        specs = [self.specs.get(tensor) for tensor in loaded.tensors]
+        kinds = [
+            (id(spec), tensor.dtype, tensor.shape)
+            for spec, tensor in zip(specs, loaded.tensors, strict=True)
+        ]
+        for places in alike(kinds):
+            tensor, spec = loaded.tensors[places[0]], specs[places[0]]
+            if not is_prunable(tensor):
+                continue
+            joined = self._joined(spec) if len(places) > 1 else None
+            if joined is None:
+                for i in places:
+                    tensor, array = loaded.tensors[i], loaded.arrays[i]
+                    if spec is not None:
+                        masks[i] = self._zeroed(tensor, array, spec)
+                    tally.add(1, array, masks[i])
+                continue
+            together = np.stack([loaded.arrays[i] for i in places])
+            kept = self._zeroed(tensor, together, joined)
+            tally.add(len(places), together, kept)
+            for i, array, mask in zip(places, together, kept, strict=True):
+                loaded.arrays[i][...] = array
+                masks[i] = mask
+        return masks
+
+    def _joined(self, spec: Any) -> Any:
+        """The spec that prunes many alike tensors, stacked, as `spec` does each; None if none does.
+
+        So 50,000 tensors of 16x16 take a fifth of the time.
+        """
+        if self._score is None:
+            return None
+        if isinstance(spec, Unstructured) and spec.per == "leaf":
+            return dataclasses.replace(spec, per=0)
+        if isinstance(spec, NM) and isinstance(spec.axis, int):
+            return dataclasses.replace(spec, axis=spec.axis + (spec.axis >= 0))
+        return None
+
+    def _zeroed(self, tensor: Tensor, array: Array, spec: Any) -> Array:
+        """Writes zeros over what goes, and returns what is kept."""
         leaf = self._ranked(tensor, array)
         if _shares_budget(spec):
-            kept = survivors(leaf, self._share(tensor, leaf))
+            kept = survivors(leaf, self._shares.get(tensor, 0))
         else:
             (mask,) = select(spec, [Work(spec, leaf, 0)])
             kept = np.asarray(mask)
-        return zeroed(array, kept, out=array), kept
+        zeroed(array, kept, out=array)
+        return kept
 
     def _ranked(self, tensor: Tensor, array: Array) -> Ranked:
         """How the values of a tensor rank, in the dtype in which they are compared."""
-        score, dtype = pointwise(self.metric), self._dtypes[tensor]
-        if score is not None:
-            return Ranked(array, score, dtype)
-        path = self.paths[tensor]
-        return Ranked(np.asarray(importance({path: array}, self.metric)[path]), dtype=dtype)
-
-    def _share(self, tensor: Tensor, leaf: Ranked) -> int:
-        if tensor in self._cuts:
-            return self._cuts[tensor].take(tensor, key_pieces(leaf))
-        return self._counts.get(tensor, 0)
+        dtype = self._dtypes[tensor]
+        if self._score is not None:
+            return Ranked(array, self._score, dtype)
+        path = self._paths[tensor]
+        return Ranked(np.asarray(importance({path: array}, self._metric)[path]), dtype=dtype)
 
     def share_budgets(self, progress: Progress) -> None:
         """Finds out what each tensor gives to a budget that it shares with others."""
-        pools: dict[str, list[Tensor]] = {}
+        pools: dict[int, list[Tensor]] = {}
         for tensor in self.source.tensors:
-            row = self.row(tensor)
-            if _shares_budget(row.spec):
-                pools.setdefault(row.rule, []).append(tensor)
+            if _shares_budget(self.specs.get(tensor)):
+                pools.setdefault(self._rules[tensor], []).append(tensor)
         for pool in pools.values():
-            self._share_budget(pool, self.row(pool[0]).spec, progress)
+            self._share_budget(pool, self.specs[pool[0]], progress)
 
     def _share_budget(self, pool: list[Tensor], spec: Unstructured, progress: Progress) -> None:
         count = int(pool_budget(spec, [tensor.size for tensor in pool]))
@@ -236,23 +286,29 @@ class _Work:
         widest = functools.reduce(jnp.promote_types, [self._dtypes[tensor] for tensor in pool])
         self._dtypes |= dict.fromkeys(pool, np.dtype(widest))
         width = 8 * np.dtype(widest).itemsize
-        in_order = sorted(pool, key=_in_order)  # as JAX sorts a dict
-        passes = width // 16 + (in_order != pool)
-        with progress("counting", passes * sum(tensor.nbytes for tensor in pool)) as bar:
+        nbytes = sum(tensor.nbytes for tensor in pool)
+        reader = Reader(self.source)
+        with progress("counting", width // 16 * nbytes) as bar:
 
             def pieces(tensor: Tensor) -> Iterator[Array]:
-                yield from key_pieces(self._ranked(tensor, self.source.read(tensor)))
+                loaded = reader.read(Batch([tensor], tensor.nbytes))
+                yield from key_pieces(self._ranked(tensor, loaded.arrays[0]))
+                reader.done(loaded)
                 bar.update(tensor.nbytes)
 
-            cut = find_cut(pool, pieces, count, held=spec.min_nonzero, width=width)
-            if in_order == pool:  # then each gives what is left while it is written
-                self._cuts |= dict.fromkeys(pool, cut)
-            else:
-                self._counts |= {tensor: cut.take(tensor, pieces(tensor)) for tensor in in_order}
+            self._shares |= find_shares(
+                pool,
+                pieces,
+                count,
+                held=spec.min_nonzero,
+                width=width,
+                order=sorted(pool, key=_in_order),  # as JAX sorts a dict
+            )
 
     def _score_dtypes(self) -> dict[Tensor, np.dtype[Any]]:
         """What the metric scores each tensor in that is pruned."""
-        tensors = [tensor for tensor in self.source.tensors if self.row(tensor).spec is not None]
-        some = {t.dtype: jax.ShapeDtypeStruct((2, 2), jnp.dtype(t.dtype)) for t in tensors}
-        scores = jax.eval_shape(functools.partial(importance, metric=self.metric), some)
-        return {tensor: np.dtype(scores[tensor.dtype].dtype) for tensor in tensors}
+        names = {tensor.dtype for tensor in self.specs}
+        some = {name: jax.ShapeDtypeStruct((2, 2), jnp.dtype(name)) for name in names}
+        scores = jax.eval_shape(functools.partial(importance, metric=self._metric), some)
+        dtypes = {name: np.dtype(scores[name].dtype) for name in names}
+        return {tensor: dtypes[tensor.dtype] for tensor in self.specs}

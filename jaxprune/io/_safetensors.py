@@ -148,7 +148,9 @@ def _described(path: Path, name: str, entry: Any) -> tuple[Tensor, Span]:
 
 def _counts(value: Any) -> bool:
     # What a 64-bit reader could not hold is absurd, and Python would print all its digits.
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
+    if not isinstance(value, list) or not {int}.issuperset(map(type, value)):
+        return False
+    return not value or (min(value) >= 0 and max(value) < 2**63)
 
 
 def can_hold(dtype: str) -> bool:

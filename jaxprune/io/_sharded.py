@@ -1,7 +1,8 @@
 """Sharded safetensors: an index that says which tensor lies in which file beside it."""
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -55,9 +56,19 @@ class ShardedFile:
         """The values of `tensor`."""
         return self.home[tensor].read(tensor)
 
-    def checksum(self, tensor: Tensor) -> int:
-        """The CRC-32 of the bytes of `tensor`."""
-        return self.home[tensor].checksum(tensor)
+    def read_all(self, tensors: Sequence[Tensor], into: Array) -> None:
+        """Fills memory with the bytes of tensors, end to end."""
+        at = 0
+        for shard, some in self.by_shard(tensors):
+            nbytes = sum(tensor.nbytes for tensor in some)
+            shard.read_all(some, into[at : at + nbytes])
+            at += nbytes
+
+    def by_shard(self, tensors: Sequence[Tensor]) -> Iterator[tuple[SpanFile, list[Tensor]]]:
+        """Neighbours of one shard, and the shard."""
+        for _, some in itertools.groupby(tensors, lambda tensor: id(self.home[tensor])):
+            here = list(some)
+            yield self.home[here[0]], here
 
     def __enter__(self) -> Self:
         return self
@@ -122,20 +133,28 @@ class ShardedCopy:
     def __init__(self, folder: Path, source: ShardedFile) -> None:
         self._folder = folder
         self._source = source
-        self._writers = {
-            id(shard): SpanWriter(folder / name, shard) for name, shard in source.shards.items()
-        }
+        with ExitStack() as opened:
+            self._writers = {
+                id(shard): opened.enter_context(SpanWriter(folder / name, shard))
+                for name, shard in source.shards.items()
+            }
+            self._open = opened.pop_all()
 
     def put(self, tensor: Tensor, array: Array) -> None:
         """Writes the next tensor to its shard."""
-        self._writers[id(self._source.home[tensor])].put(tensor, array)
+        self.put_all([tensor], [array])
+
+    def put_all(self, tensors: Sequence[Tensor], arrays: Sequence[Array]) -> None:
+        """Writes the next tensors, each to its shard."""
+        left = iter(arrays)
+        for shard, some in self._source.by_shard(tensors):
+            self._writers[id(shard)].put_all(some, list(itertools.islice(left, len(some))))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        for writer in self._writers.values():
-            writer.__exit__(kind, *error)
+        self._open.__exit__(kind, *error)  # type: ignore[arg-type]
         if kind is None:
             # Not by shutil, which names the input in what it raises when the disk is full.
             index = self._source.index

@@ -145,7 +145,9 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys):
     assert "pip install orbax-checkpoint" in told
 
 
-PYTHON = re.compile(r"where=|\bjp\.|vmap|re\.compile|[A-Z]\w+\(\.\.\.|NM\(|Block\(|axis=|sparsity=")
+PYTHON = re.compile(
+    r"where=|\bjp\.|vmap|re\.compile|[A-Z]\w+\(\.\.\.|NM\(|Block\(|axis=|sparsity=|: None"
+)
 
 
 @pytest.mark.parametrize(

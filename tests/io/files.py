@@ -113,9 +113,15 @@ def same(a, b):
         assert a[name].tobytes() == b[name].tobytes(), name
 
 
+def x64():
+    """JAX with float64; old versions keep the switch elsewhere."""
+    place = jax if hasattr(jax, "enable_x64") else jax.experimental
+    return place.enable_x64(True)
+
+
 def pruned_whole(tensors, spec, **choices):
     """What the library makes of all tensors at once."""
-    with jax.enable_x64(True):
+    with x64():
         out, mask = jp.prune(by_path(tensors), spec, **choices)
     return {k: np.asarray(v) for k, v in out.items()}, mask
 

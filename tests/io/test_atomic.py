@@ -95,19 +95,37 @@ def test_no_file_of_an_input_is_written_over(tmp_path):
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def test_a_file_that_reads_back_otherwise_is_not_put_in_place(tmp_path, monkeypatch):
-    write_safetensors(tmp_path / "in.safetensors", model())
-    (tmp_path / "out.safetensors").write_text("old")
-    write = io._spans.SpanWriter.put
-    broken = {"head.weight"}
+@pytest.mark.parametrize("kind", [".safetensors", ".msgpack", "_sharded"])
+def test_a_file_that_reads_back_otherwise_is_not_put_in_place(kind, tmp_path, monkeypatch):
+    WRITERS[kind](tmp_path / f"in{kind}", model())
+    target = tmp_path / f"out{kind}"
+    check = io._spans.SpanWriter._check
 
-    def put(self, tensor, array):
-        write(self, tensor, array + 1 if tensor.name in broken else array)
+    def check_of_a_broken_disk(self):
+        size = self._path.stat().st_size
+        with self._path.open("r+b") as file:
+            file.seek(size - 1)
+            last = file.read()
+            file.seek(size - 1)
+            file.write(bytes([last[0] ^ 1]))
+        check(self)
 
-    monkeypatch.setattr(io._spans.SpanWriter, "put", put)
+    monkeypatch.setattr(io._spans.SpanWriter, "_check", check_of_a_broken_disk)
+    with pytest.raises(OSError, match="reads back otherwise") as caught:
+        pruned_file(tmp_path / f"in{kind}", target, 0.5)
+    assert caught.value.filename == str(target)
+    assert not target.exists()
+    assert not rubbish(tmp_path)
+
+
+def test_values_that_read_back_otherwise_are_not_put_in_place(tmp_path, monkeypatch):
+    write_safetensors(tmp_path / "in.safetensors", {"w": normal(4, 4)})
+    (tmp_path / "out.npz").write_text("old")
+    write = io._npz.NpzWriter.put
+    monkeypatch.setattr(io._npz.NpzWriter, "put", lambda self, t, array: write(self, t, array + 1))
     with pytest.raises(io.CheckpointError, match="reads back otherwise"):
-        pruned_file(tmp_path / "in.safetensors", tmp_path / "out.safetensors", 0.5)
-    assert (tmp_path / "out.safetensors").read_text() == "old"
+        pruned_file(tmp_path / "in.safetensors", tmp_path / "out.npz", 0.5)
+    assert (tmp_path / "out.npz").read_text() == "old"
     assert not rubbish(tmp_path)
 
 

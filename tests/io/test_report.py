@@ -1,20 +1,19 @@
 """Reports of files."""
 
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
 import jaxprune as jp
 from jaxprune import io
-from tests.io.files import by_path
+from tests.io.files import by_path, x64
 
 
 def test_a_report_is_the_library_s(checkpoint):
     path, tensors = checkpoint
     with io.open_checkpoint(path) as source:
         found = io.report_checkpoint(source)
-    with jax.enable_x64(True):
+    with x64():
         assert str(found) == str(jp.report(by_path(tensors)))
 
 

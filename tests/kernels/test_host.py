@@ -103,3 +103,30 @@ def test_the_highest_are_those_that_the_others_leave(kind, seed, dtype, data):
     kept[places] = True
     expected = np.flip(oracle.survivors(np.flip(scores), 35 - count))
     np.testing.assert_array_equal(kept, expected)
+
+
+@given(seed=seeds, data=st.data())
+def test_leaves_beside_the_cut_are_read_once(seed, data):
+    """A leaf of which all or nothing goes by its first digits has nothing more to tell."""
+    scores = {
+        "low": oracle.hard_scores("normal", seed, (300,), F32) * np.float32(1e-6),
+        "across": np.random.default_rng(seed).uniform(1, 2, 300).astype(np.float32),
+        "high": np.full(300, 1e6, np.float32),
+    }
+    reads = dict.fromkeys(scores, 0)
+
+    def pieces(name):
+        reads[name] += 1
+        yield from host.key_pieces(Ranked(np.abs(scores[name])))
+
+    count = data.draw(st.integers(301, 598))
+    found = host.find_shares(list(scores), pieces, count, held=1, width=32)
+    assert found == {"low": 299, "across": count - 299, "high": 0}
+    assert reads == {"low": 1, "across": 2, "high": 1}
+
+
+@given(count=st.integers(1, 9))
+def test_what_lies_on_the_cut_is_given_in_the_order_asked_for(count):
+    ones = host.keys(np.ones(3, np.float32))
+    found = host.find_shares("abc", lambda _: iter([ones]), count, held=0, width=32, order="cab")
+    assert found == {"c": min(count, 3), "a": max(min(count - 3, 3), 0), "b": max(count - 6, 0)}
