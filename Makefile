@@ -40,17 +40,17 @@ examples: $(VENV)/.ready-examples  ## run every example but the demo
 	@set -e; for example in $(filter-out examples/demo.py,$(wildcard examples/*.py)); do echo "--- $$example"; $(BIN)/python "$$example"; done
 
 test: $(VENV)/.ready-test  ## run the tests, and the code of the README, docs and docstrings
-	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
-	$(if $(TESTS),,TEST_DEVICES=1 $(BIN)/python -m pytest -n $(WORKERS) $(ONE_DEVICE))
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	$(if $(TESTS),,TEST_DEVICES=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ONE_DEVICE))
 
 test-oldest: $(VENV_OLDEST)/.ready-test  ## the same on the oldest supported versions
-	$(VENV_OLDEST)/bin/python -m pytest -n $(WORKERS) $(TESTS)
+	$(VENV_OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 # What is newest changes from day to day, so this environment is brought up to date every time.
 test-newest: | $(VENV_NEWEST)/.created  ## the same on the newest Python, with the newest versions it can have
 	$(VENV_NEWEST)/bin/python $(PIP_INSTALL) --upgrade --upgrade-strategy eager --editable '.[test]'
 	@$(VENV_NEWEST)/bin/python -c 'import jax, platform; print("Python", platform.python_version(), "with JAX", jax.__version__)'
-	$(VENV_NEWEST)/bin/python -m pytest -n $(WORKERS) $(TESTS)
+	$(VENV_NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 lint: $(VENV)/.ready-lint  ## check style, formatting and types
 	$(BIN)/ruff check
