@@ -19,10 +19,11 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # Where the bits of compiled programs are the law they are compiled as for users. Elsewhere they
 # are small and run once, and to compile them well would take longest.
 OPTIMIZED = (
-    "tests.kernels",
+    "tests.kernels.test_floats",
+    "tests.kernels.test_sharding",
     "tests.processes",
     "tests.test_compat",
-    "tests.test_laws",
+    "tests.test_fusion",
     "tests.training.test_devices",
 )
 
