@@ -7,9 +7,9 @@ from typing import Any
 import jax
 
 from jaxprune._errors import NoMatch, Problem, PruningError, StructureMismatch, raise_problems
+from jaxprune._progress import on_terminal
 from jaxprune._tree import Leaf, is_array, leaves, some
 from jaxprune._where import Where, dense_reasons, is_weight
-from jaxprune.calibration import _progress
 from jaxprune.calibration._gathering import (
     MAX_BYTES,
     Gathering,
@@ -114,7 +114,7 @@ def gathered(
     first: Gathering | None = None
     total: list[Sums] | None = None
     length = len(batches) if isinstance(batches, Sized) else None
-    with _progress.shown("calibrate", length, "batch") as bar:
+    with on_terminal("calibrate", length, "batch") as bar:
         for batch in batches:
             check_batch(batch)
             kind = kind_of(params, batch)

@@ -12,6 +12,7 @@ from jax.extend.core import Var
 
 from jaxprune._errors import raise_problems
 from jaxprune._kernels.sharding import placed
+from jaxprune._progress import Bar
 from jaxprune._tree import as_array
 from jaxprune.calibration._calibrate import kind_of, refuse_other
 from jaxprune.calibration._flat import flattened
@@ -34,7 +35,6 @@ from jaxprune.calibration._methods import (
 from jaxprune.calibration._pieces import Piece
 from jaxprune.calibration._segments import Segments
 from jaxprune.calibration._statistics import Sums, add, completed
-from jaxprune.io._progress import Bar
 from jaxprune.tracing import _jax
 from jaxprune.tracing._trace import Program, arrays_of
 

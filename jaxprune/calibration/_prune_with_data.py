@@ -11,12 +11,12 @@ import jax
 from jaxprune._assign import Assignment, assign
 from jaxprune._errors import NoMatch, Problem, PruningError, raise_problems
 from jaxprune._metrics import ranked_by
+from jaxprune._progress import on_terminal
 from jaxprune._prune import apply_mask
 from jaxprune._specs.protocol import is_spec
 from jaxprune._specs.unstructured import Unstructured
 from jaxprune._tree import is_array, leaves, rebuild
 from jaxprune._where import Where
-from jaxprune.calibration import _progress
 from jaxprune.calibration._calibrate import check_batch, gathered, kind_of, scope, warn_unreached
 from jaxprune.calibration._gathering import MAX_BYTES, Gathering, chosen_pieces
 from jaxprune.calibration._in_order import Weights, prune_in_order, prune_jobs
@@ -146,7 +146,7 @@ def prune_with_data(
         kind = kind_of(params, batch)
         if kind not in programs:
             programs[kind] = read(f, params, *batch)
-    with _progress.shown("prune", total, "weight") as bar:
+    with on_terminal("prune", total, "weight") as bar:
         weights = prune_in_order(
             programs, params, kept, specs=specs, method=method, max_bytes=max_bytes, bar=bar
         )
@@ -217,7 +217,7 @@ def _at_once(
         Job(piece, piece.cut(weights.values[piece.number]), total[group], of_path[piece.leaf.path])
         for piece, group in zip(gathering.pieces, gathering.group, strict=True)
     ]
-    with _progress.shown("prune", sum(job.piece.size for job in jobs), "weight") as bar:
+    with on_terminal("prune", sum(job.piece.size for job in jobs), "weight") as bar:
         prune_jobs(method, jobs, weights, bar)
     return _rebuilt(params, weights)
 

@@ -1,11 +1,10 @@
 """A progress bar for people at a terminal; and where long work notices signals."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jaxprune._progress import Bar, on_terminal
 from jaxprune.cli._signals import signals
-from jaxprune.io._progress import Bar, Progress, quiet
 
 
 class _Checked:
@@ -32,16 +31,6 @@ def progress(what: str, total: int) -> Iterator[Bar]:
         The bar, whose updates raise `Stopped` if a signal has come.
     """
     signals.check()
-    with _shown()(what, total) as bar:
+    with on_terminal(what, total, "B") as bar:
         yield _Checked(bar)
     signals.check()
-
-
-def _shown() -> Progress:
-    if not sys.stderr.isatty():
-        return quiet
-    try:
-        from tqdm import tqdm  # noqa: PLC0415  # of the extra `cli`
-    except ImportError:
-        return quiet
-    return lambda what, total: tqdm(desc=what, total=total, unit="B", unit_scale=True, leave=False)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxprune._progress import Progress, quiet
 from jaxprune._text import integer, table
 from jaxprune._tree import is_prunable
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, widened
-from jaxprune.io._progress import Progress, quiet
 
 _CHUNK = 1 << 20
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxprune._progress import Bar, Progress, quiet
 from jaxprune.io._atomic import PART, creating, replacing, sync
 from jaxprune.io._checkpoint import (
     Array,
@@ -21,7 +22,6 @@ from jaxprune.io._checkpoint import (
 from jaxprune.io._msgpack import lay_out_msgpack, open_msgpack
 from jaxprune.io._npz import NpzCopy, NpzFile, NpzWriter
 from jaxprune.io._orbax import OrbaxCopy, OrbaxFolder, OrbaxWriter, is_orbax
-from jaxprune.io._progress import Bar, Progress, quiet
 from jaxprune.io._safetensors import lay_out_header, lay_out_safetensors, open_safetensors
 from jaxprune.io._sharded import INDEX, ShardedCopy, ShardedFile, indices_in
 from jaxprune.io._spans import PlacedWriter, SpanFile, SpanWriter

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxprune._progress import Progress, quiet
 from jaxprune.io import _bitmask
 from jaxprune.io._bitmask import (
     KEY,
@@ -28,7 +29,6 @@ from jaxprune.io._checkpoint import (
     raw_bytes,
 )
 from jaxprune.io._formats import making, mode_of, refuse_input
-from jaxprune.io._progress import Progress, quiet
 from jaxprune.io._safetensors import header_of
 
 

@@ -17,6 +17,7 @@ from jaxprune._kernels.host import count_nonzero, find_shares, key_pieces, survi
 from jaxprune._kernels.ranked import Ranked
 from jaxprune._metrics import L1, Metric, importance, pointwise
 from jaxprune._plan import Plan, plan_of
+from jaxprune._progress import Progress, quiet
 from jaxprune._report import LeafReport
 from jaxprune._specs.n_of_m import NM
 from jaxprune._specs.protocol import Work, select
@@ -27,7 +28,6 @@ from jaxprune.io._batches import Batch, Loaded, Reader, alike, batches
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
 from jaxprune.io._formats import rewriting
 from jaxprune.io._overlap import reading_ahead, writing_behind
-from jaxprune.io._progress import Progress, quiet
 from jaxprune.io._report import batch_report
 
 

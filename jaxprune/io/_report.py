@@ -8,13 +8,13 @@ import numpy as np
 from jaxprune._errors import NoMatch, raise_problems
 from jaxprune._kernels import host
 from jaxprune._kernels.patterns import find_patterns
+from jaxprune._progress import Progress, quiet
 from jaxprune._report import LeafReport, SparsityReport, counted_leaf, gathered, leaf_report
 from jaxprune._tree import Leaf, is_prunable
 from jaxprune._where import Pattern, Where, covers, dense_reasons, is_weight, no_match
 from jaxprune.io._batches import Reader, alike, batches
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types, widened
 from jaxprune.io._overlap import reading_ahead
-from jaxprune.io._progress import Progress, quiet
 
 
 class Row(NamedTuple):

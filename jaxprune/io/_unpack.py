@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from jaxprune._progress import Progress, quiet
 from jaxprune._text import shown
 from jaxprune.io._bitmask import (
     KEY,
@@ -27,7 +28,6 @@ from jaxprune.io._checkpoint import (
 )
 from jaxprune.io._formats import converting
 from jaxprune.io._json import parse_json
-from jaxprune.io._progress import Progress, quiet
 from jaxprune.io._safetensors import open_safetensors
 
 
