@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from jaxprune._errors import PruningError
-from jaxprune._text import shown
 from jaxprune._tree import Leaf, arrays_in, is_array, leaves, with_arrays
 from jaxprune.tracing import _jax_layouts
 from jaxprune.tracing._readings import AnyJaxpr
+from jaxprune.tracing._trace import jaxpr_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -55,26 +55,13 @@ def traced(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> Trace
         PruningError: There is nothing to cut, the function cannot be traced, or it has effects.
     """
     found = tuple(leaf for leaf in leaves(params) if is_array(leaf.value))
-    if not found:
-        raise PruningError(
-            f"expected params that hold arrays, got {shown(params)}: call "
-            "jp.dependencies(f, params, *inputs) with what f(params, *inputs) takes."
-        )
     out: list[Any] = []
 
-    def flat(*values: Any) -> list[Any]:
-        of_params, of_inputs = with_arrays((params, inputs), values)
-        out[:] = [f(of_params, *of_inputs)]
+    def flat(*arguments: Any) -> list[Any]:
+        out[:] = [f(*arguments)]
         return arrays_in(out[0])
 
-    try:
-        jaxpr = jax.make_jaxpr(flat)(*arrays_in((params, inputs)))
-    except (TypeError, ValueError, AttributeError, jax.errors.JAXTypeError) as error:
-        raise PruningError(
-            f"f(params, *inputs) cannot be traced: {type(error).__name__}: {error}\n"
-            "It must run under jax.jit with these arguments; pass what it treats as Python values "
-            "by a closure, as in lambda params, x: f(params, x, train=False)."
-        ) from error
+    jaxpr = jaxpr_of(flat, params, inputs)
     effects = _jax_layouts.effects(jaxpr)
     if effects:
         raise PruningError(

@@ -86,17 +86,33 @@ def arrays_of(params: Any, inputs: tuple[Any, ...]) -> list[Any]:
 def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Program:
     """Traces a function, as `trace` does, and reads the program."""
     found = tuple(leaf for leaf in leaves(params) if is_array(leaf.value))
-    if not found:
+    return program_of(jaxpr_of(f, params, inputs), found)
+
+
+def jaxpr_of(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> AnyJaxpr:
+    """The program of a function: of the arrays of its arguments.
+
+    Raises:
+        PruningError: No parameter is an array, or the function cannot be traced.
+    """
+    if not arrays_in(params):
         raise PruningError(
-            f"expected params that hold arrays, got {shown(params)}: call "
-            "trace(f, params, *inputs) with what f(params, *inputs) takes."
+            f"expected params that hold arrays, got {shown(params)}: pass what f(params, *inputs) "
+            "takes."
         )
 
     def flat(values: list[Any]) -> Any:
         of_params, of_inputs = with_arrays((params, inputs), values)
         return f(of_params, *of_inputs)
 
-    return program_of(jax.make_jaxpr(flat)(arrays_of(params, inputs)), found)
+    try:
+        return jax.make_jaxpr(flat)(arrays_in((params, inputs)))
+    except (TypeError, ValueError, AttributeError, jax.errors.JAXTypeError) as error:
+        raise PruningError(
+            f"f(params, *inputs) cannot be traced: {type(error).__name__}: {error}\n"
+            "It must run under jax.jit with these arguments; pass what it treats as Python values "
+            "by a closure, as in lambda params, x: f(params, x, train=False)."
+        ) from error
 
 
 def program_of(jaxpr: AnyJaxpr, found: tuple[Leaf, ...]) -> Program:

@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+import jaxprune as jp
 from jaxprune.tracing._trace import trace
 
 
@@ -575,3 +576,20 @@ def test_a_framework_called_without_a_model():
     params = jax.eval_shape(model.init, jax.random.key(0), X)
     found = trace(model.apply, params, X)
     assert all("flax" in row.source for row in found.rows)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        jp.trace,
+        lambda f, p, x: jp.calibrate(f, p, [(x,)]),
+        lambda f, p, x: jp.prune_with_data(f, p, [(x,)], 0.5),
+        jp.dependencies,
+    ],
+    ids=["trace", "calibrate", "prune_with_data", "dependencies"],
+)
+def test_inputs_that_do_not_fit_are_refused_in_words(call):
+    with pytest.raises(jp.PruningError, match=r"f\(params, \*inputs\) cannot be traced: TypeError"):
+        call(lambda p, x: x @ p["w"], {"w": jnp.ones((3, 4))}, jnp.ones((2, 5)))
+    with pytest.raises(jp.PruningError, match=r"expected params that hold arrays, got \{\}"):
+        call(lambda p, x: x, {}, jnp.ones((2, 5)))
