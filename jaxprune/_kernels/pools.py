@@ -3,8 +3,8 @@
 Each leaf belongs to a pool, and a pool has one budget: a leaf's own, or that of many leaves. All
 pools are searched together: a pass counts every leaf once, so a tree of any size is one loop to
 compile. Once the cuts of the pools are known, their leaves share the budgets out, and each leaf is
-searched for the cut of its share: a second loop, in which only scores that tie with the cut of
-their pool are left to tell apart. Where each leaf is a pool of its own, that loop is all there is.
+searched for the cut of its share: among scores that tie with the cut of their pool, as a rule.
+Where each leaf is a pool of its own, its share is known from the start.
 """
 
 import math
@@ -26,11 +26,14 @@ from jaxprune._kernels.search import (
     NONE,
     CutSearch,
     Range,
+    advanced,
     begun,
     found,
     narrowed,
     new_range,
+    next_place,
     place_of_turn,
+    tried,
 )
 
 
@@ -73,6 +76,24 @@ class _Brackets(NamedTuple):
     upto: jax.Array
 
 
+class _Search(NamedTuple):
+    """The search of the pools' cuts, and then of the leaves'.
+
+    Attributes:
+        turn: How many passes have run.
+        brackets: The pools' cuts.
+        sharing: Whether these are known, so that leaves are searched.
+        shares: How many scores each leaf loses, once they are.
+        cuts: The search of each leaf's cut.
+    """
+
+    turn: jax.Array
+    brackets: _Brackets
+    sharing: jax.Array
+    shares: jax.Array
+    cuts: CutSearch
+
+
 def pool_masks(
     leaves: Sequence[Ranked], pools: Sequence[int], budgets: Limbs, most: jax.Array
 ) -> list[jax.Array]:
@@ -97,15 +118,46 @@ def pool_masks(
 
     brackets = _begun(of, tops)
     if max(np.bincount(of.member)) > 1:
-        brackets = _narrowed(of, brackets, guesses, parts)
-        guesses = ()
-    shares, search = _shared(of, brackets)
-
-    def excess(key: jax.Array, last: jax.Array, turn: jax.Array) -> jax.Array:
-        return counts_before(parts, key, last, turn >= 0) - shares
-
-    cuts = found(search, excess, sizes, [guess[of.member] for guess in guesses])
+        cuts = _cuts_of_shares(of, brackets, guesses, parts)
+    else:
+        shares, search = _shared(of, brackets)
+        cuts = found(
+            search,
+            lambda key, last, turn: counts_before(parts, key, last, turn >= 0) - shares,
+            sizes,
+            [guess[of.member] for guess in guesses],
+        )
     return kept_after(parts, cuts.key, cuts.last, jnp.all(cuts.last >= NONE))
+
+
+def _cuts_of_shares(of: Pools, brackets: _Brackets, guesses: Guesses, parts: Parts) -> CutSearch:
+    """The cuts of leaves that share budgets.
+
+    First the pools' cuts are searched, then the leaves': in one loop, for two would be twice as
+    much to compile. Whichever of the two searches is closed stays as it is.
+    """
+
+    def step(search: _Search) -> _Search:
+        pool_at = place_of_turn(search.brackets.range, search.turn, guesses)
+        leaf_at = next_place(search.cuts.range)
+        key, last = tried(search.cuts, leaf_at)
+        key = jnp.where(search.sharing, key, pool_at[of.member])
+        last = jnp.where(search.sharing, last, ALL)
+        counts = counts_before(parts, key, last, search.turn >= 0)
+        brackets = _narrowed(of, search.brackets, pool_at, counts)
+        cuts = advanced(search.cuts, leaf_at, counts - search.shares, of.sizes)
+        waits = search.sharing | jnp.any(brackets.range.open)
+        shares, cuts = lax.cond(waits, lambda: (search.shares, cuts), lambda: _shared(of, brackets))
+        sharing = search.sharing | ~waits
+        return _Search(search.turn + 1, brackets, sharing, shares, cuts)
+
+    zeros = brackets.below
+    start = zeros.astype(of.counter)
+    closed = CutSearch(new_range(start, start, zeros, zeros, zeros > 0), zeros > 0, start, zeros)
+    begin = _Search(jnp.int32(0), brackets, jnp.bool_(False), zeros, closed)
+    return lax.while_loop(
+        lambda search: ~search.sharing | jnp.any(search.cuts.range.open), step, begin
+    ).cuts
 
 
 def _begun(of: Pools, tops: np.ndarray[Any, Any]) -> _Brackets:
@@ -124,25 +176,17 @@ def _begun(of: Pools, tops: np.ndarray[Any, Any]) -> _Brackets:
     return _Brackets(span, zeros, zeros + of.sizes)
 
 
-def _narrowed(of: Pools, brackets: _Brackets, guesses: Guesses, parts: Parts) -> _Brackets:
-    """The brackets when the key of each pool's cut is known."""
-
-    def step(state: tuple[jax.Array, _Brackets]) -> tuple[jax.Array, _Brackets]:
-        turn, (span, below, upto) = state
-        at = place_of_turn(span, turn, guesses)
-        counts = counts_before(parts, at[of.member], jnp.full_like(below, ALL), turn >= 0)
-        excess = saturated(minus(of.sum(jnp.minimum(counts, of.most)), of.budgets))
-        short = (span.open & (excess < 0))[of.member]
-        over = (span.open & (excess >= 0))[of.member]
-        return turn + 1, _Brackets(
-            narrowed(span, at, excess),
-            below=jnp.where(short, counts, below),
-            upto=jnp.where(over, counts, upto),
-        )
-
-    return lax.while_loop(
-        lambda state: jnp.any(state[1].range.open), step, (jnp.int32(0), brackets)
-    )[1]
+def _narrowed(of: Pools, brackets: _Brackets, at: jax.Array, counts: jax.Array) -> _Brackets:
+    """The brackets after a count of each leaf's scores up to the place tried in its pool."""
+    span, below, upto = brackets
+    excess = saturated(minus(of.sum(jnp.minimum(counts, of.most)), of.budgets))
+    short = (span.open & (excess < 0))[of.member]
+    over = (span.open & (excess >= 0))[of.member]
+    return _Brackets(
+        narrowed(span, at, excess),
+        below=jnp.where(short, counts, below),
+        upto=jnp.where(over, counts, upto),
+    )
 
 
 def _shared(of: Pools, brackets: _Brackets) -> tuple[jax.Array, CutSearch]:

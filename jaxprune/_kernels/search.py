@@ -117,6 +117,37 @@ def narrowed(span: Range, at: jax.Array, excess: jax.Array) -> Range:
     )
 
 
+def tried(search: CutSearch, at: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The key and the position of which a count is wanted, if `at` is the next place."""
+    key = jnp.where(search.tied, search.key, at)
+    return key, jnp.where(search.tied, at.astype(jnp.int32), ALL)
+
+
+def advanced(search: CutSearch, at: jax.Array, excess: jax.Array, size: Any) -> CutSearch:
+    """The search after a count of what lies before the place `at`.
+
+    Args:
+        search: The search.
+        at: What `place_of_turn` gave.
+        excess: How far the count lies above the wanted one.
+        size: How many positions there are.
+
+    Returns:
+        The search, a step further. Once nothing is open, `key` and `last` are the cut.
+    """
+    was = search.range.open
+    span, exact = narrowed(search.range, at, excess), was & (excess == 0)
+    key, last = tried(search, at)
+    after = CutSearch(
+        span,
+        search.tied,
+        jnp.where(exact, key, search.key),
+        jnp.where(exact, last, search.last),
+    )
+    # One key is left, and some of what lies on it stays: from here on positions are searched.
+    return _tied(after, was & ~span.open & ~exact & ~search.tied, size)
+
+
 def found(
     search: CutSearch, excess: Excess, size: Any, guesses: Sequence[jax.Array] = ()
 ) -> CutSearch:
@@ -133,19 +164,7 @@ def found(
     def step(state: tuple[jax.Array, CutSearch]) -> tuple[jax.Array, CutSearch]:
         turn, search = state
         at = place_of_turn(search.range, turn, guesses)
-        key = jnp.where(search.tied, search.key, at)
-        last = jnp.where(search.tied, at.astype(jnp.int32), ALL)
-        over = excess(key, last, turn)
-        was = search.range.open
-        span, exact = narrowed(search.range, at, over), was & (over == 0)
-        search = CutSearch(
-            span,
-            search.tied,
-            jnp.where(exact, key, search.key),
-            jnp.where(exact, last, search.last),
-        )
-        # One key is left, and some of what lies on it stays: now positions are searched.
-        return turn + 1, _tied(search, was & ~span.open & ~exact & ~search.tied, size)
+        return turn + 1, advanced(search, at, excess(*tried(search, at), turn), size)
 
     return lax.while_loop(lambda state: jnp.any(state[1].range.open), step, (jnp.int32(0), search))[
         1
