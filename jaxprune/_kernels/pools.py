@@ -56,9 +56,8 @@ class Pools(NamedTuple):
 
     def sum(self, counts: jax.Array) -> Limbs:
         """The sum of the int32 counts of each pool's leaves."""
-        high, low = (
-            jax.ops.segment_sum(limb, self.member, self.budgets[0].size) for limb in split(counts)
-        )
+        sums = jax.ops.segment_sum(jnp.stack(split(counts), 1), self.member, self.budgets[0].size)
+        high, low = sums[:, 0], sums[:, 1]
         return high, low
 
 
@@ -214,11 +213,8 @@ def _given_in_turn(member: np.ndarray[Any, Any], spare: jax.Array, left: Limbs) 
     order = np.argsort(member, stable=True)  # the leaves of a pool one after the other
     first = np.searchsorted(member[order], member[order])  # where each one's pool begins
 
-    def earlier(limb: jax.Array) -> jax.Array:
-        """What the leaves before each of its pool hold."""
-        sums = jnp.cumsum(limb[order]) - limb[order]
-        return (sums - sums[first])[np.argsort(order)]
-
-    high, low = split(spare)
-    here = minus((left[0][member], left[1][member]), (earlier(high), earlier(low)))
+    limbs = jnp.stack(split(spare))[:, order]
+    sums = jnp.cumsum(limbs, axis=1) - limbs
+    high, low = (sums - sums[:, first])[:, np.argsort(order)]  # what those before it hold
+    here = minus((left[0][member], left[1][member]), (high, low))
     return jnp.clip(saturated(here), 0, spare)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import JaxprEqn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -236,26 +237,46 @@ def _window(met: Met, operands: Sequence[Any]) -> Window | None:
 
 
 def _correlations(met: Met, operands: Sequence[Any], window: Window) -> Correlations:
+    x = jnp.moveaxis(_images(met, operands), -2, 0)
+    return correlations(x, window, _order(met))
+
+
+def _images(met: Met, operands: Sequence[Any]) -> jax.Array:
+    """What a convolution reads, [batch, *axes, groups, channels]."""
     equation, roles, x = _read(met, operands)
-    numbers = _jax.convolution_options(equation)["dimension_numbers"]
-    batch, feature, *axes = numbers.lhs_spec
+    batch, feature, *axes = _jax.convolution_options(equation)["dimension_numbers"].lhs_spec
     x = jnp.transpose(x, (batch, *axes, feature))
-    x = jnp.moveaxis(x.reshape(*x.shape[:-1], roles.groups, -1), -2, 0)
-    _, *order = numbers.rhs_spec
-    return correlations(x, window, tuple(order.index(k) for k in roles.input))
+    return x.reshape(*x.shape[:-1], roles.groups, -1)
+
+
+def _order(met: Met) -> tuple[int, ...]:
+    """Which of [channels, *taps] the kernel's inputs are, one after another."""
+    assert met.roles is not None
+    options = _jax.convolution_options(met.place.equations[-1])
+    _, *order = options["dimension_numbers"].rhs_spec
+    return tuple(order.index(k) for k in met.roles.input)
 
 
 def _patches(met: Met, operands: Sequence[Any]) -> jax.Array:
     """What a convolution multiplies its kernel with, [groups, batch, positions, in]."""
-    equation, roles, x = _read(met, operands)
+    equation, x = met.place.equations[-1], _images(met, operands)
     options, kernel = _jax.convolution_options(equation), operands[met.operand].shape
-    numbers = options["dimension_numbers"]
-    _, *order = numbers.rhs_spec
-    window = [kernel[k] for k in order[1:]]
-    found = lax.conv_general_dilated_patches(x, window, precision=_EXACT, **options)
-    found = jnp.transpose(found, numbers.out_spec)  # [batch, channels * window, *positions]
-    found = found.reshape(found.shape[0], roles.groups, kernel[order[0]], *window, -1)
-    # In the operand's order, whatever it is, and positions before it.
-    inputs = [2 + order.index(k) for k in roles.input]
-    found = jnp.transpose(found, (1, 0, found.ndim - 1, *inputs))
-    return found.reshape(*found.shape[:3], -1)
+    numbers, result = options["dimension_numbers"], _jax.shape_of(equation.outvars[0])
+    around = [
+        (low, high, apart - 1)
+        for (low, high), apart in zip(options["padding"], options["lhs_dilation"], strict=True)
+    ]
+    still = (0, 0, 0)
+    x = lax.pad(x, jnp.float32(0), (still, *around, still, still))
+    rank = len(around)
+    for k in range(rank):
+        taps, outputs = kernel[numbers.rhs_spec[2 + k]], result[numbers.out_spec[2 + k]]
+        at = np.arange(outputs)[:, None] * options["window_strides"][k]
+        at = at + np.arange(taps) * options["rhs_dilation"][k]
+        axis = 1 + 2 * k
+        x = jnp.take(x, at, axis, mode="clip")
+    # Now [batch, outputs, taps, outputs, taps, ..., groups, channels].
+    channels, groups = x.ndim - 1, x.ndim - 2
+    inputs = [channels if k == 0 else 2 * k for k in _order(met)]
+    x = jnp.transpose(x, (groups, 0, *range(1, 2 * rank, 2), *inputs))
+    return x.reshape(x.shape[0], x.shape[1], -1, math.prod(x.shape[2 + rank :]))
