@@ -1,5 +1,6 @@
 """What sparse training costs: a hundred steps of a training loop, beside the plain ones."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -51,12 +52,13 @@ def _row(name: str, make: Callable[[], Any], how: dict[str, Any], must: float) -
 
 
 def _loop(tx: Any, params: Any, loss: Any, x: Any) -> Callable[[], Any]:
-    @jax.jit
+    # Donated, as in any training loop: else all of the state, masks too, is copied at each update.
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, state: Any) -> Any:
         updates, state = tx.update(jax.grad(loss)(params, x), state, params)
         return optax.apply_updates(params, updates), state
 
-    now = [params, tx.init(params)]
+    now = [jax.tree.map(jnp.copy, params), tx.init(params)]
 
     def run() -> Any:
         for _ in range(_STEPS):
