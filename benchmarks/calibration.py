@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune._tree import arrays_in
 from jaxprune.calibration._gathering import chosen_pieces, compiled, gathering_of
-from jaxprune.tracing._trace import arrays_of, read
+from jaxprune.tracing._trace import read
 
 ROUNDS = 7
 
@@ -106,7 +107,7 @@ def measured(model: nn.Module, x: np.ndarray[Any, Any]) -> str:
     params = jax.jit(model.init)(jax.random.key(0), x)
     program = read(model.apply, params, x)
     gathering = gathering_of(program, chosen_pieces(program, lambda path: True))
-    arrays = arrays_of(params, (x,))
+    arrays = arrays_in((params, (x,)))
     forward = jax.jit(lambda params: jnp.sum(model.apply(params, x)))
     work: dict[str, Callable[[], Any]] = {
         "forward": functools.partial(forward, params),

@@ -53,7 +53,23 @@ def main():
     drawn = [first[model] for model in TITLES if model in first]
     for path, picture in ((options.picture, _picture), (options.summary, _summary)):
         if path:
-            picture(drawn).savefig(path, transparent=True, metadata={"Date": None})
+            _save(picture(drawn), path)
+
+
+def show(description, tables, picture):
+    """The program of a study: prints its tables, and draws them where that is asked for."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("files", type=pathlib.Path, nargs="+")
+    parser.add_argument("--picture", type=pathlib.Path, help="needs matplotlib")
+    options = parser.parse_args()
+    results = [json.loads(path.read_text()) for path in options.files]
+    print("\n\n".join(tables(results)))
+    if options.picture:
+        _save(picture(results), options.picture)
+
+
+def _save(figure, path):
+    figure.savefig(path, transparent=True, metadata={"Date": None})
 
 
 def _table(result):

@@ -4,13 +4,9 @@ python -m benchmarks.proof.show_smaller conv-smaller.json text-smaller.json \\
     --picture docs/pictures/smaller.svg
 """
 
-import argparse
-import json
-import pathlib
-
 import numpy as np
 
-from benchmarks.proof.show import INK, TITLES, cell, label, panels
+from benchmarks.proof.show import INK, TITLES, cell, label, panels, show
 
 # The colours of `show`, with a marker for each method besides.
 _STYLES = {
@@ -21,15 +17,8 @@ _STYLES = {
 }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", type=pathlib.Path, nargs="+")
-    parser.add_argument("--picture", type=pathlib.Path, help="needs matplotlib")
-    options = parser.parse_args()
-    results = [json.loads(path.read_text()) for path in options.files]
-    print("\n\n".join(map(_table, results)))
-    if options.picture:
-        _picture(results).savefig(options.picture, transparent=True, metadata={"Date": None})
+def _tables(results):
+    return [_table(result) for result in results]
 
 
 def _table(result):
@@ -94,4 +83,4 @@ def _lines(axes, result):
 
 
 if __name__ == "__main__":
-    main()
+    show(__doc__, _tables, _picture)

@@ -4,13 +4,9 @@ python -m benchmarks.proof.show_with_data text-with-data.json conv-with-data.jso
     --picture docs/pictures/with-data.svg
 """
 
-import argparse
-import json
-import pathlib
-
 import numpy as np
 
-from benchmarks.proof.show import INK, TITLES, cell, label, panels
+from benchmarks.proof.show import INK, TITLES, cell, label, panels, show
 
 # The colours of `show`, with a marker for each method besides.
 _STYLES = {
@@ -26,15 +22,8 @@ _PLACES = {"50 %": 0.0, "60 %": 1.0, "70 %": 2.0, "4:8": 3.2, "2:4": 4.2}
 _PANELS = {"found": "pruned once", "tuned": "then fine-tuned"}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", type=pathlib.Path, nargs="+")
-    parser.add_argument("--picture", type=pathlib.Path, help="needs matplotlib")
-    options = parser.parse_args()
-    results = [json.loads(path.read_text()) for path in options.files]
-    print("\n\n".join(_table(result, which) for result in results for which in _PANELS))
-    if options.picture:
-        _picture(results).savefig(options.picture, transparent=True, metadata={"Date": None})
+def _tables(results):
+    return [_table(result, which) for result in results for which in _PANELS]
 
 
 def _table(result, which):
@@ -94,4 +83,4 @@ def _lines(axes, result, which):
 
 
 if __name__ == "__main__":
-    main()
+    show(__doc__, _tables, _picture)

@@ -25,7 +25,7 @@ from jaxprune._kernels.search import (
     ALL,
     NONE,
     begun,
-    found,
+    finished,
     new_range,
 )
 from jaxprune._kernels.sharding import on_any_mesh
@@ -122,7 +122,7 @@ def _group_survivors(
     all_go = wanted >= size
     span = new_range(low, high, -wanted, size - wanted, (wanted > 0) & ~all_go)
     search = begun(span, jnp.where(all_go, high, low), jnp.where(all_go, ALL, zeros + NONE), size)
-    search = found(search, excess, size, guesses)
+    search = finished(search, excess, size, guesses)
     # Made anew once more: only the sample and this comparison read keys outside of the loop.
     leaf, search = lax.optimization_barrier((leaf, search))
     grid = fold(leaf.keys(), axes)

@@ -28,7 +28,7 @@ from jaxprune._kernels.search import (
     Range,
     advanced,
     begun,
-    found,
+    finished,
     narrowed,
     new_range,
     next_place,
@@ -120,7 +120,7 @@ def pool_masks(
         cuts = _cuts_of_shares(of, brackets, guesses, parts)
     else:
         shares, search = _shared(of, brackets)
-        cuts = found(
+        cuts = finished(
             search,
             lambda key, last, turn: counts_before(parts, key, last, turn >= 0) - shares,
             sizes,

@@ -148,7 +148,7 @@ def advanced(search: CutSearch, at: jax.Array, excess: jax.Array, size: Any) -> 
     return _tied(after, was & ~span.open & ~exact & ~search.tied, size)
 
 
-def found(
+def finished(
     search: CutSearch, excess: Excess, size: Any, guesses: Sequence[jax.Array] = ()
 ) -> CutSearch:
     """The search at its end: `key` and `last` are the cuts.
@@ -166,9 +166,11 @@ def found(
         at = place_of_turn(search.range, turn, guesses)
         return turn + 1, advanced(search, at, excess(*tried(search, at), turn), size)
 
-    return lax.while_loop(lambda state: jnp.any(state[1].range.open), step, (jnp.int32(0), search))[
-        1
-    ]
+    def going_on(state: tuple[jax.Array, CutSearch]) -> jax.Array:
+        return jnp.any(state[1].range.open)
+
+    _, search = lax.while_loop(going_on, step, (jnp.int32(0), search))
+    return search
 
 
 def begun(span: Range, key: jax.Array, last: jax.Array, size: Any) -> CutSearch:

@@ -8,7 +8,7 @@ import jax
 
 from jaxprune._errors import NoMatch, Problem, PruningError, StructureMismatch, raise_problems
 from jaxprune._progress import on_terminal
-from jaxprune._tree import Leaf, is_array, leaves, some
+from jaxprune._tree import Leaf, arrays_in, is_array, leaves, some
 from jaxprune._where import Where, dense_reasons, is_weight
 from jaxprune.calibration._gathering import (
     MAX_BYTES,
@@ -22,7 +22,7 @@ from jaxprune.calibration._gathering import (
 from jaxprune.calibration._pieces import Piece
 from jaxprune.calibration._statistics import Gather, Sums, add, completed
 from jaxprune.calibration._stats import Stats, stats_of
-from jaxprune.tracing._trace import arrays_of, read
+from jaxprune.tracing._trace import read
 from jaxprune.tracing._uses import Uses
 
 
@@ -127,7 +127,7 @@ def gathered(
                 if gather == "gram":
                     refuse_large(gathering, max_bytes)
                 known[kind] = compiled(program, gathering, gather)
-            found = known[kind](arrays_of(params, batch))
+            found = known[kind](arrays_in((params, batch)))
             total = found if total is None else list(map(add, total, found))
             bar.update(1)
     if first is None or total is None:

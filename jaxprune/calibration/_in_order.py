@@ -13,7 +13,7 @@ from jax.extend.core import Var
 from jaxprune._errors import raise_problems
 from jaxprune._kernels.sharding import placed
 from jaxprune._progress import Bar
-from jaxprune._tree import as_array
+from jaxprune._tree import arrays_in, as_array
 from jaxprune.calibration._calibrate import kind_of, refuse_other
 from jaxprune.calibration._flat import flattened
 from jaxprune.calibration._gathering import (
@@ -36,7 +36,7 @@ from jaxprune.calibration._pieces import Piece
 from jaxprune.calibration._segments import Segments
 from jaxprune.calibration._statistics import Sums, add, completed
 from jaxprune.tracing import _jax
-from jaxprune.tracing._trace import Program, arrays_of
+from jaxprune.tracing._trace import Program
 
 
 class Weights:
@@ -123,7 +123,7 @@ def prune_in_order(
     for batch in batches:
         kind = kind_of(params, batch)
         if kind not in known:
-            known[kind] = _levels(programs[kind], arrays_of(params, batch), specs)
+            known[kind] = _levels(programs[kind], arrays_in((params, batch)), specs)
     first = next(iter(known.values()))
     for other in known.values():
         refuse_other(first.gathering, other.gathering)
@@ -174,7 +174,7 @@ def _spec(specs: Mapping[str, Any], piece: Piece) -> Any:
 
 
 def _started(levels: Levels, params: Any, batch: tuple[Any, ...]) -> _Batch:
-    arrays = arrays_of(params, batch)[len(levels.program.leaves) :]
+    arrays = arrays_in((params, batch))[len(levels.program.leaves) :]
     values = dict(zip(levels.inputs, arrays, strict=True))
     return _Batch(levels, {v: x for v, x in values.items() if v in levels.last_read})
 

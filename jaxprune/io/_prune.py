@@ -86,7 +86,7 @@ def prune_checkpoint(
     """Prunes a checkpoint of any size into another file.
 
     The values are those that `jaxprune.prune` gives for the whole tree, under a global budget too.
-    One tensor at a time is in memory.
+    A few tensors are in memory at a time: one batch is pruned, the next read, the last written.
 
     Args:
         source: An open checkpoint.
@@ -239,10 +239,7 @@ class _Work:
         return masks
 
     def _joined(self, spec: Any) -> Any:
-        """The spec that prunes many alike tensors, stacked, as `spec` does each; None if none does.
-
-        So 50,000 tensors of 16x16 take a fifth of the time.
-        """
+        """The spec that prunes many alike tensors, stacked, as `spec` does each, or None."""
         if self._score is None:
             return None
         if isinstance(spec, Unstructured) and spec.per == "leaf":

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import numbers
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jaxprune._errors import PruningError
+from jaxprune._errors import Problem, PruningError, raise_problems
 from jaxprune._text import shown
+
+_AS_JSON = '{"encoder/up": [0, 2, 3]}'
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Cut:
             raise PruningError(
                 f'a cut is a mapping such as {{"encoder/up": (0, 2, 3)}}, got {shown(self.kept)}.'
             )
+        problems = (_problem(str(name), units) for name, units in self.kept.items())
+        raise_problems(problems)
         tidy = {str(name): tuple(map(int, units)) for name, units in self.kept.items()}
         object.__setattr__(self, "kept", tidy)
 
@@ -59,8 +64,15 @@ class Cut:
 
         Args:
             text: JSON.
+
+        Raises:
+            PruningError: It is not JSON, or not that of a cut.
         """
-        return cls(json.loads(text))
+        try:
+            kept = json.loads(text)
+        except ValueError as broken:
+            raise PruningError(f"a cut is JSON such as {_AS_JSON}: {broken}.") from None
+        return cls(kept)
 
     def save(self, path: Any) -> None:
         """Writes the cut to a JSON file.
@@ -78,3 +90,15 @@ class Cut:
             path: Where.
         """
         return cls.from_json(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def _problem(name: str, units: Any) -> Problem | None:
+    if isinstance(units, Iterable) and not isinstance(units, str | bytes):
+        units = tuple(units)
+        if all(isinstance(k, numbers.Integral) and not isinstance(k, bool) for k in units):
+            return None
+    return Problem(
+        PruningError,
+        f"a cut says of {name!r} which units stay, by integers such as (0, 2, 3), "
+        f"got {shown(units)}.",
+    )

@@ -78,11 +78,6 @@ def uses_of(program: Program) -> Uses:
     return Uses(program.leaves, rows_of(program.leaves, uses))
 
 
-def arrays_of(params: Any, inputs: tuple[Any, ...]) -> list[Any]:
-    """The arguments of a program: the arrays of the parameters, then those of the inputs."""
-    return arrays_in((params, inputs))
-
-
 def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Program:
     """Traces a function, as `trace` does, and reads the program."""
     found = tuple(leaf for leaf in leaves(params) if is_array(leaf.value))

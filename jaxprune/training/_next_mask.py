@@ -79,12 +79,15 @@ def next_masks(assignment: Assignment, before: Before, how: How, count: Any, due
             wanted = wanted if exchanged is None else wanted + exchanged * (1 - wanted)
             return jnp.where(due, wanted, 0)  # a search for nothing ends at once
 
-        ends = {i: target(spec) for i, spec in assignment.specs.items()}
-        once = {end: sparsity(end) for end in ends.values() if isinstance(end, float | int)}
-        specs = {
-            i: at_sparsity(spec, once[end] if isinstance(end, float | int) else sparsity(end))
-            for (i, spec), end in zip(assignment.specs.items(), ends.values(), strict=True)
-        }
+        known: dict[float, Any] = {}
+        specs = {}
+        for i, spec in assignment.specs.items():
+            end = target(spec)
+            if not isinstance(end, float | int):
+                now = sparsity(end)
+            elif (now := known.get(end)) is None:
+                now = known[end] = sparsity(end)
+            specs[i] = at_sparsity(spec, now)
         masks = assignment.masks(leaves, specs)
         return {i: masks[i] for i in scope}
 

@@ -12,12 +12,13 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxprune as jp
+from jaxprune._tree import arrays_in
 from jaxprune.calibration import _statistics
 from jaxprune.calibration._gathering import chosen_pieces, compiled, gathering_of
 from jaxprune.calibration._statistics import completed
 from jaxprune.tracing._activations import run_measured
 from jaxprune.tracing._matrices import to_matrices
-from jaxprune.tracing._trace import arrays_of, read
+from jaxprune.tracing._trace import read
 from tests.tracing.models import MODELS, attend, rms
 from tests.tracing.test_models import filled, gradients, quickly
 
@@ -295,7 +296,7 @@ def test_gradients_lie_in_the_span_of_the_activations_of(name):
         return _statistics.squares(met, operands), _statistics.gram(met, operands)
 
     found = quickly(lambda arrays: run_measured(program.jaxpr, arrays, met, measure)[1])(
-        arrays_of(params, model.inputs)
+        arrays_in((params, model.inputs))
     )
     by_leaf, narrower = gradients(model, 1), 0
     for one, (squares, gram) in zip(met, found, strict=True):
@@ -359,7 +360,7 @@ def test_sharded_params_and_batches_give_the_same(axis_type):
         for gather in ("squares", "gram"):
             program = read(f, spread, *batch)
             gathering = gathering_of(program, chosen_pieces(program, lambda path: True))
-            arrays = arrays_of(spread, batch)
+            arrays = arrays_in((spread, batch))
             ready = compiled(program, gathering, gather).lower(arrays).compile()
             sharded[gather], text = ready(arrays), ready.as_text()
             assert "all-reduce" in text
@@ -370,7 +371,7 @@ def test_sharded_params_and_batches_give_the_same(axis_type):
     program = read(f, params, x)
     gathering = gathering_of(program, chosen_pieces(program, lambda path: True))
     for gather, found in sharded.items():
-        here = compiled(program, gathering, gather)(arrays_of(params, (x,)))
+        here = compiled(program, gathering, gather)(arrays_in((params, (x,))))
         for one, other in zip(map(completed, found), map(completed, here), strict=True):
             np.testing.assert_allclose(one.sums, other.sums, rtol=1e-4, atol=1e-3)
             np.testing.assert_array_equal(one.count, other.count)

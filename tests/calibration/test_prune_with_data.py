@@ -10,12 +10,12 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxprune as jp
-from jaxprune._tree import leaves
+from jaxprune._tree import arrays_in, leaves
 from jaxprune.calibration._flat import flattened
 from jaxprune.calibration._gathering import chosen_pieces, gathering_of
 from jaxprune.calibration._levels import levels_of
 from jaxprune.calibration._segments import Segments
-from jaxprune.tracing._trace import arrays_of, read
+from jaxprune.tracing._trace import read
 from tests.tracing.models import MODELS
 from tests.tracing.test_models import filled
 
@@ -145,7 +145,7 @@ def test_depth_adds_no_compilation_and_little_that_is_kept():
     for depth in (4, 8):
         f, params = transformer(depth)
         program = read(f, params, X)
-        arrays = arrays_of(params, (X,))
+        arrays = arrays_in((params, (X,)))
         flat = flattened(program, arrays, chosen_pieces(program, lambda path: True))
         pieces = chosen_pieces(flat, lambda path: True)
         levels = levels_of(flat, gathering_of(flat, pieces))
