@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune._assign import Assignment
-from jaxprune._kernels.parts import count_where, unknown
+from jaxprune._kernels.parts import any_where, unknown
 from jaxprune._kernels.ranked import Ranked
 from jaxprune._kernels.sharding import placed
 from jaxprune._metrics import Metric, ranked_by
@@ -69,7 +69,7 @@ def next_masks(assignment: Assignment, before: Before, how: How, count: Any, due
     ]
 
     # NaN ranks highest, so one would displace a valid score: then all masks stay as they were.
-    due = due & (count_where(alive, _is_nan) == 0)
+    due = due & ~any_where(alive, _is_nan)
 
     def masks_at_schedule(leaves: Sequence[Ranked], exchanged: Any = None) -> dict[int, Any]:
         """The masks at the schedule's sparsity, of which `exchanged` is free to grow elsewhere."""
@@ -101,7 +101,7 @@ def next_masks(assignment: Assignment, before: Before, how: How, count: Any, due
         exchanged = None
         if rule.drop is not None:
             # Where a gradient is not finite nothing is exchanged.
-            finite = count_where(grown, _is_not_finite) == 0
+            finite = ~any_where(grown, _is_not_finite)
             progress = jnp.clip(count / max(schedule.last, 1), 0, 1)
             exchanged = jnp.where(finite, rule.drop(progress), 0)
         stay = masks_at_schedule(alive, exchanged)
