@@ -13,8 +13,10 @@ VENV_WHEEL ?= .venv-wheel
 WORKERS ?= 2
 # Which tests; all of them by default.
 TESTS ?=
-# Tests see eight devices. On one the kernel lays samples side by side: these are run there too.
-ONE_DEVICE := tests/kernels/test_device.py
+# Most tests see eight devices, and compile quickly. These see one device, and programs as users have
+# them: those of the compiler, which are run nowhere else, and those of the kernel, which lays samples
+# side by side there.
+AS_USED := tests/kernels/test_device.py tests/kernels/test_floats.py tests/test_compat.py tests/test_fusion.py
 
 BIN := $(VENV)/bin
 # Quieter than -q: pip's errors still show, its remarks about the machine's package index do not.
@@ -40,8 +42,8 @@ examples: $(VENV)/.ready-examples  ## run every example but the demo
 	@set -e; for example in $(filter-out examples/demo.py,$(wildcard examples/*.py)); do echo "--- $$example"; $(BIN)/python "$$example"; done
 
 test: $(VENV)/.ready-test  ## run the tests, and the code of the README, docs and docstrings
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
-	$(if $(TESTS),,TEST_DEVICES=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ONE_DEVICE))
+	$(if $(TESTS),,TEST_COMPILER=quick) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	$(if $(TESTS),,TEST_DEVICES=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(AS_USED))
 
 test-oldest: $(VENV_OLDEST)/.ready-test  ## the same on the oldest supported versions
 	$(VENV_OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)

@@ -8,6 +8,17 @@ import jax
 import pytest
 from hypothesis import settings
 
+# The subject of these is how XLA compiles: the quick run leaves them to one that compiles as ever.
+COMPILER = ("kernels/test_floats.py", "test_compat.py", "test_fusion.py")
+
+# `make test` asks for it. XLA's emitters of fusions take most of the time to compile a small
+# program; JAX 0.10 is the last in which its older ones can be had.
+QUICK = os.environ.get("TEST_COMPILER") == "quick"
+collect_ignore = list(COMPILER) if QUICK else []
+if QUICK and jax.__version_info__ < (0, 11):
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
+
 # Before JAX wakes up: afterwards the number of devices is settled.
 chex.set_n_cpu_devices(int(os.environ.get("TEST_DEVICES", "8")))
 

@@ -496,18 +496,6 @@ def test_float64_weights_are_taken_as_float32_under_x64_too(x64):
     assert bits(pruned) == bits(compat.prune(weights, sparsity=0.5)[0])
 
 
-def test_a_sharded_tensor_is_pruned_as_on_one_device():
-    weights = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    spread = jax.device_put(weights, jax.NamedSharding(mesh, jax.P("x", None)))
-    for granularity in GRANULARITIES:
-        case = {"sparsity": 0.5, "granularity": granularity}
-        for ours, theirs in zip(
-            compat.prune(spread, **case), compat.prune(weights, **case), strict=True
-        ):
-            np.testing.assert_array_equal(ours, theirs)
-
-
 def test_defaults_are_the_reference_s():
     weights = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     check(

@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxprune as jp
+from jaxprune import compat
 from tests import oracle
 
 SPECS = {
@@ -341,3 +342,13 @@ def test_a_compiled_update_leaves_the_state_where_it_lies(axis_type):
     for tree in [trained, state.mask, state.inner[0].mu, state.inner[0].nu]:
         assert_placed_like(tree["first"], params["first"])
     assert jp.report(trained, state.mask).stray == 0
+
+
+@every_mesh
+@pytest.mark.parametrize("granularity", ["unstructured", "structured_row", "structured_column"])
+def test_the_reference_s_pruning_is_that_of_one_device(axis_type, granularity):
+    here = weights(SMALL)
+    there = spread(here, axis_type, P("x", "y"))
+    case = {"sparsity": 0.5, "granularity": granularity}
+    for ours, theirs in zip(compat.prune(there, **case), compat.prune(here, **case), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
