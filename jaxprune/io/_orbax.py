@@ -102,7 +102,7 @@ def _tree_metadata(path: Path) -> dict[str, Any]:
         raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path / _METADATA} is not what Orbax writes ({shown(error)}): save it again."
+            f"{path / _METADATA} is not what Orbax writes ({shown(str(error))}): save it again."
         ) from None
     return found
 

@@ -74,7 +74,9 @@ def open_safetensors(path: Path) -> SpanFile:
                 path,
                 f"its header claims {length} bytes in a file of {end} (at most {LONGEST})",
             )
-        header = _parsed(path, file.read(length))
+        raw = file.read(length)
+        refuse_crowded(path, raw.count(b'"data_offsets"'))  # before they are parsed
+        header = _parsed(path, raw)
         metadata = _metadata(path, header.pop(_METADATA, {}))
         refuse_crowded(path, len(header))
         spans = _spans(path, header, 8 + length, end)
