@@ -12,9 +12,11 @@ from typing import Any
 from jaxprune._text import shown
 from jaxprune.io._regular import open_regular
 
-# Brackets, commas and colons, wherever they stand; a tensor's entry in a safetensors header has
-# twelve. What has none of them is a string or a number, whose memory is in proportion to its text.
-MOST_MARKS = 4_000_000
+# Brackets, commas and colons, wherever they stand: Orbax writes forty for each tensor. What has none
+# of them is a string or a number, whose memory is in proportion to its text.
+MOST_MARKS = 8_000_000
+
+_MARKS = 4_000_000
 
 _MARKS = b"[{,:"
 
@@ -41,11 +43,12 @@ def read_json(path: Path) -> Any:
         return parse_json(file.read())
 
 
-def parse_json(raw: bytes) -> Any:
+def parse_json(raw: bytes, most: int = MOST_MARKS) -> Any:
     """The value of a JSON document.
 
     Args:
         raw: Its text, in UTF-8.
+        most: How many brackets, commas and colons it may have.
 
     Returns:
         The value.
@@ -56,8 +59,8 @@ def parse_json(raw: bytes) -> Any:
             subject is the document.
     """
     marks = sum(raw.count(mark) for mark in _MARKS)
-    if marks > MOST_MARKS:
-        raise ValueError(f"has {marks} brackets, commas and colons, more than {MOST_MARKS}")
+    if marks > most:
+        raise ValueError(f"has {marks} brackets, commas and colons, more than {most}")
     try:
         text = raw.decode()
         with _no_collection():

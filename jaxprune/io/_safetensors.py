@@ -26,6 +26,7 @@ from jaxprune.io._regular import open_regular
 from jaxprune.io._spans import Span, SpanFile
 
 _METADATA = "__metadata__"
+MOST_MARKS = 4_000_000  # brackets, commas and colons of a header: a tensor has twelve
 
 # The format's dtypes, by the names NumPy and ml_dtypes give them.
 _NAMES = {
@@ -94,7 +95,7 @@ def _broken(path: Path, what: str) -> CheckpointError:
 
 def _parsed(path: Path, raw: bytes) -> dict[str, Any]:
     try:
-        header = parse_json(raw)
+        header = parse_json(raw, MOST_MARKS)
     except ValueError as error:
         raise _broken(path, f"its header {error}") from None
     if not isinstance(header, dict) or raw[:1] != b"{":

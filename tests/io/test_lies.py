@@ -207,3 +207,22 @@ def test_a_truth_value_is_no_side_of_an_array(tmp_path):
         zipped.writestr("w.npy", member)
     with pytest.raises(io.CheckpointError, match=r"in.npz is no whole npz file: 'w'.*True"):
         io.open_checkpoint(tmp_path / "in.npz")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'9' * 5000},)}}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4,), 'x': (",
+        "{'descr': '<f4', 'fortran_order': False, ('shape',): (4,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2**40,)}",
+    ],
+    ids=["digits", "cut", "key", "power"],
+)
+def test_a_header_that_numpy_cannot_read_is_told_in_one_line(header, tmp_path):
+    text = header.encode() + b"\n"
+    with zipfile.ZipFile(tmp_path / "in.npz", "w") as zipped:
+        zipped.writestr("w.npy", b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text)
+    words = r"in.npz is no whole npz file: 'w.npy' has a broken header (?!.* at 0x)"
+    with pytest.raises(io.CheckpointError, match=words):
+        io.open_checkpoint(tmp_path / "in.npz")
