@@ -12,8 +12,8 @@ from typing import Any
 from jaxprune._text import shown
 from jaxprune.io._regular import open_regular
 
-# Brackets, commas and colons, wherever they stand: Orbax writes forty for each tensor. What has none
-# of them is a string or a number, whose memory is in proportion to its text.
+# Brackets, commas and colons, wherever they stand: Orbax writes forty for each tensor. What has
+# none of them is a string or a number, whose memory is in proportion to its text.
 MOST_MARKS = 8_000_000
 
 _MARKS = 4_000_000
