@@ -15,12 +15,7 @@ from jaxprune.io._regular import open_regular
 # Brackets, commas and colons, wherever they stand: Orbax writes forty for each tensor. What has
 # none of them is a string or a number, whose memory is in proportion to its text.
 MOST_MARKS = 8_000_000
-
-_MARKS = 4_000_000
-
 _MARKS = b"[{,:"
-
-
 LONGEST = 100_000_000  # bytes; what the safetensors format allows a header
 
 

@@ -26,7 +26,7 @@ from jaxprune._tree import Leaf, is_prunable
 from jaxprune._where import Where, is_weight
 from jaxprune.io._batches import Loaded, Reader, alike, batches
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
-from jaxprune.io._formats import rewriting
+from jaxprune.io._outputs import rewriting
 from jaxprune.io._overlap import reading_ahead, writing_behind
 from jaxprune.io._report import batch_report
 from jaxprune.io._shares import Pool, shares_of
