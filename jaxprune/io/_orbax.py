@@ -20,6 +20,7 @@ from jaxprune.io._checkpoint import (
     CheckpointError,
     Tensor,
     known_dtype,
+    raw_bytes,
     tree_of,
 )
 from jaxprune.io._extras import needed
@@ -261,7 +262,7 @@ class OrbaxWriter:
 
     def put(self, tensor: Tensor, array: Array) -> None:
         """Writes the tensor to a file of its own."""
-        array.tofile(self._files[tensor])
+        self._files[tensor].write_bytes(raw_bytes(array))  # NumPy does not say why it could not
 
     def _mapped(self, node: Any) -> Any:
         if not isinstance(node, Tensor):
