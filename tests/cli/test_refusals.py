@@ -35,7 +35,10 @@ from tests.cli.commands import TORCH, prune, refused
             "--skip 'lm_head/weight' changes nothing: --skip",
         ),
         ("--per global --sparsity 0.99999", "with at least one weight left in each tensor,"),
-        ("--spec channels --axis 7", "and no axis 7: leave it dense with --skip"),
+        (
+            "--spec channels --axis 7 --where conv.weight",
+            "and no axis 7: leave it dense with --skip",
+        ),
         ("--where conv.bias --spec rows", "needs 2 dimensions"),
         ("--metric lcg --seed -1", "--seed -1: --metric lcg takes a number of 0 to 2^64 - 1"),
         ("--metric lcg --seed 99999999999999999999999", "--metric lcg takes a number"),
