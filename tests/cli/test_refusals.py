@@ -231,7 +231,7 @@ def test_a_path_is_not_empty(model, capsys):
     ):
         with pytest.raises(SystemExit, match="2"):
             main([str(argument) for argument in arguments])
-        assert "expected a path, got" in capsys.readouterr().err
+        assert "expected a path" in capsys.readouterr().err
     assert os.listdir(model.parent) == [model.name]
 
 
