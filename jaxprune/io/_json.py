@@ -64,6 +64,10 @@ def parse_json(raw: bytes, most: int = MOST_MARKS) -> Any:
             json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except _Twice as error:
         raise ValueError(str(error)) from None
+    except UnicodeDecodeError:
+        raise ValueError("is not JSON (no text in UTF-8)") from None
+    except UnicodeEncodeError:
+        raise ValueError("is not JSON (a name holds half of a surrogate pair)") from None
     except ValueError as error:
         raise ValueError(f"is not JSON ({shown(str(error))})") from None
     except RecursionError:

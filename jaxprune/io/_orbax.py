@@ -95,12 +95,15 @@ def _tree_metadata(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} has no {_METADATA}, so it is no Orbax checkpoint: {remedy}.")
     try:
         found: Any = read_json(path / _METADATA)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path / _METADATA} {error}: save it again.") from None
+    try:
         for entry in found["tree_metadata"].values():
             entry["value_metadata"].get("value_type")
             for each in entry["key_metadata"]:
                 _key(each)
-    except CheckpointError:
-        raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path / _METADATA} is not what Orbax writes ({shown(str(error))}): save it again."

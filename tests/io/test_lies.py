@@ -49,7 +49,7 @@ LIES = {
     r"shape \[1, 1": raw_safetensors({"a": entry(0, 4, [1] * 65)}, 4),
     r"shape \[4611686018427387904, 46": raw_safetensors({"a": entry(0, 0, [2**62, 2**62, 0])}),
     r"shape \[-1\]": raw_safetensors(b'{"a":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}'),
-    "surrogates not": raw_safetensors(b'{"\\ud800":{}}'),
+    "holds half of a surrogate pair": raw_safetensors(b'{"\\ud800":{}}'),
     "impossible offsets": raw_safetensors({"a": entry(4, 0, [1])}, 4),
     "cannot take": raw_safetensors({"a": entry(0, 4, [2**30, 2**30])}, 4),
     "overlaps": raw_safetensors({"a": entry(0, 4, [1]), "b": entry(2, 6, [1])}, 6),
