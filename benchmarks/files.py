@@ -102,6 +102,7 @@ def _many(source: Path, count: int, out: Path) -> str:
     lines = [f"{count:,} tensors of {_SMALL}x{_SMALL}", f"{'work':20}{'seconds':>9}{'CPU-s':>8}"]
     for work, arguments in {
         "prune": ["prune", source, "-o", out],
+        "prune --per global": ["prune", source, "-o", out, "--per", "global"],
         "report": ["report", source],
     }.items():
         seconds, busy, _ = _run(["-m", "jaxprune", *arguments])

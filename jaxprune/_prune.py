@@ -33,8 +33,12 @@ def prune(
 
     Args:
         params: Any tree of arrays.
-        spec: A sparsity such as 0.5, or whatever `make_mask` takes.
-        metric: How weights are scored.
+        spec: A sparsity such as 0.5, short for `Unstructured(0.5)`; or another spec:
+            `Unstructured(0.5, per="global")`, `Rows(0.5)`, `Columns(0.5)`, `Channels(0.5, axis)`,
+            `NM(2, 4, axis)`, `Block(0.5, (16, 16))` or `Coupled(dependencies, 0.5)`; or a mapping
+            or a tree of specs, as for `make_mask`.
+        metric: How weights are scored: `L1()`, `L2()`, `Taylor(grads)`, another metric, or a
+            function from an array to scores.
         where: Which leaves may be pruned.
         uses: What `trace` read from the model: it answers "input" and "output", and by default the
             leaves that products and convolutions read may be pruned (`where=jp.Weights()` still

@@ -52,7 +52,8 @@ def test_the_examples_prune_a_llama_and_compare_its_logits(tmp_path):
     printed = run(tmp_path, ROOT / "examples/hugging_face.py")
     assert "its logits equal those of the masked model" in printed
     plan, pruned = re.findall("```text\n(.*?)```", PAGE.read_text(), flags=re.S)
-    assert pruned in printed
+    # Which files a tokenizer has depends on the version of transformers.
+    assert pruned.removesuffix("tokenizer.json, tokenizer_config.json\n") in printed
 
     (dry_run,) = re.findall("jaxprune (prune .* --dry-run .*)", PAGE.read_text())
     planned = run(tmp_path, "-m", "jaxprune", *dry_run.split())

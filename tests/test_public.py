@@ -255,6 +255,10 @@ def test_headline_functions_have_an_example(name):
     assert ">>> " in PUBLIC[name].__doc__
 
 
+def test_the_help_of_prune_lists_the_specs():
+    assert all(f"`{name}(" in jp.prune.__doc__ for name in SPECS)
+
+
 def test_every_module_says_what_it_is_for():
     for path in PACKAGE.rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text())), path.name

@@ -8,23 +8,21 @@ of writing them to memory, where a page that is new costs more than all of the a
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from jaxprune._kernels.ranked import Ranked
+from jaxprune._kernels.shares import PIECE, find_shares
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-_DIGIT = 16  # bits of a key that one pass over many leaves tells
-_PIECE = 1 << 16  # keys that are computed at a time
 _PAIRWISE = 16  # the widest N:M group in which every pair is compared
 _SAMPLE = 1 << 15  # keys that bracket a cut,
 _SPREAD = 1.5 * _SAMPLE**0.5  # and by how many ranks of the sample, three standard deviations
 
-_T = TypeVar("_T", bound=Hashable)
 _R = TypeVar("_R")
 
 
@@ -78,8 +76,8 @@ def key_pieces(leaf: Ranked) -> Iterator[Array]:
         for array in (leaf.values, leaf.alive, leaf.held)
     )
     assert values is not None
-    for at in range(0, values.size, _PIECE):
-        here = slice(at, at + _PIECE)
+    for at in range(0, values.size, PIECE):
+        here = slice(at, at + PIECE)
         order = keys(_scores(leaf, values[here]))
         if alive is not None:
             order[~alive[here]] = 0
@@ -118,7 +116,7 @@ def count_nonzero(weights: Array) -> int:
 def _shifted(weights: Array) -> Iterator[tuple[int, Array]]:
     """The bits of floats without their signs, piece by piece, each with its position."""
     flat = np.ascontiguousarray(weights).reshape(-1).view(unsigned_of(weights.dtype))
-    return ((at, flat[at : at + _PIECE] << 1) for at in range(0, flat.size, _PIECE))
+    return ((at, flat[at : at + PIECE] << 1) for at in range(0, flat.size, PIECE))
 
 
 def survivors(leaf: Ranked, count: int) -> Array:
@@ -208,12 +206,14 @@ def in_threads(function: Callable[..., _R], *arguments: Iterable[Any]) -> list[_
         return list(pool.map(function, *arguments))
 
 
-def survivors_along(leaf: Ranked, count: int, axis: int) -> Array:
-    """The same for every index along an axis, each of which loses `count`."""
+def survivors_along(leaf: Ranked, count: int | Array, axis: int) -> Array:
+    """The same for each index along an axis: all lose `count`, or each a number of its own."""
     kept = np.ones(leaf.values.shape, bool)
     across = np.moveaxis(kept, axis, 0)
     size = across[0].size if across.size else 0
-    if not 0 < count < size:
+    if not size:
+        return kept
+    if isinstance(count, int) and not 0 < count < size:
         kept[...] = not count
         return kept
     values, alive, held = (
@@ -221,7 +221,7 @@ def survivors_along(leaf: Ranked, count: int, axis: int) -> Array:
         for array in (leaf.values, leaf.alive, leaf.held)
     )
     assert values is not None
-    groups = max(1, _PIECE // size)
+    groups = max(1, PIECE // size)
     for at in range(0, len(values), groups):
         here = slice(at, at + groups)
         part = Ranked(
@@ -232,14 +232,25 @@ def survivors_along(leaf: Ranked, count: int, axis: int) -> Array:
             None if held is None else np.ascontiguousarray(held[here]),
         )
         order = all_keys(part).reshape(-1, size)
-        cut = np.partition(order, count - 1, axis=1)[:, count - 1 : count]
-        stay = order > cut
-        spare = size - count - np.count_nonzero(stay, axis=1)  # of those on the cut, how many stay
-        for group in np.flatnonzero(spare):
-            tied = np.flatnonzero(order[group] == cut[group])
-            stay[group, tied[tied.size - spare[group] :]] = True
-        across[here] = stay.reshape(across[here].shape)
+        some = count if isinstance(count, int) else count[here]
+        across[here] = _survivors_of_rows(order, some).reshape(across[here].shape)
     return kept
+
+
+def _survivors_of_rows(order: Array, count: int | Array) -> Array:
+    """Marks all keys of each row but the `count` lowest; among equals the first go."""
+    size = order.shape[1]
+    if isinstance(count, int):
+        cut = np.partition(order, count - 1, axis=1)[:, count - 1 : count]
+    else:
+        cut = np.take_along_axis(np.sort(order, axis=1), np.maximum(count - 1, 0)[:, None], axis=1)
+    stay = order > cut
+    spare = size - count - np.count_nonzero(stay, axis=1)  # of those on the cut, how many stay
+    (rows,) = np.nonzero(spare)
+    tied = order[rows] == cut[rows]
+    later = np.cumsum(tied[:, ::-1], axis=1)[:, ::-1]  # this one, and those on the cut behind it
+    stay[rows] |= tied & (later <= spare[rows, None])
+    return stay
 
 
 def highest_of_groups(leaf: Ranked, n: int, axis: int) -> Array:
@@ -251,7 +262,7 @@ def highest_of_groups(leaf: Ranked, n: int, axis: int) -> Array:
     )
     assert values is not None
     kept = np.empty(values.shape, bool)
-    step = max(1, _PIECE // (m * inner))
+    step = max(1, PIECE // (m * inner))
     for at in range(0, len(values), step):
         here = slice(at, at + step)
         part = Ranked(
@@ -281,116 +292,6 @@ def _highest_here(order: Array, n: int, kept: Array) -> None:
             beaten[i] += ~wins
     for i in range(m):
         np.less(beaten[i], n, out=kept[:, i])
-
-
-def find_shares(
-    leaves: Sequence[_T],
-    pieces: Callable[[_T], Iterator[Array]],
-    count: int,
-    *,
-    held: int,
-    width: int,
-    order: Sequence[_T] | None = None,
-) -> dict[_T, int]:
-    """Finds how many each leaf gives to one budget, by counting: a pass for each 16 bits of a key.
-
-    A leaf's `held` highest are out of reach (among equals the last), so that it keeps as many. A
-    leaf is passed over once its keys are known to lie on one side of the cut.
-
-    Args:
-        leaves: What is pruned, in the order in which it is read.
-        pieces: Makes the keys of a leaf, piece by piece.
-        count: How many go: at least 1, and at most what is within reach.
-        held: How many each leaf keeps at the least.
-        width: The bits of a key.
-        order: The leaves in the order in which they give what lies on the cut; that of `leaves` by
-            default.
-
-    Returns:
-        How many of each leaf go.
-    """
-    prefix, rank = 0, count
-    safe = dict.fromkeys(leaves, np.empty(0, f"uint{width}"))
-    found: dict[_T, _Digits] = {}
-
-    def first_pieces(leaf: _T) -> Iterator[Array]:
-        for piece in pieces(leaf):
-            if held:
-                safe[leaf] = _highest(safe[leaf], piece, held)
-            yield piece
-
-    for shift in range(width - _DIGIT, -1, -_DIGIT):
-        histogram = np.zeros(1 << _DIGIT, np.int64)
-        for leaf in leaves:
-            digits = found.get(leaf)
-            if digits is None:
-                digits = _counted(first_pieces(leaf), prefix, shift)
-            elif digits.places.size:
-                digits = _counted(pieces(leaf), prefix, shift)
-            else:
-                continue
-            digits = digits.without(_counted(iter([safe[leaf]]), prefix, shift))
-            histogram[digits.places] += digits.counts
-            found[leaf] = digits
-        upto = histogram.cumsum()
-        digit = int(np.searchsorted(upto, rank))
-        rank -= int(upto[digit] - histogram[digit])
-        prefix = prefix << _DIGIT | digit
-        found = {leaf: digits.at(digit) for leaf, digits in found.items()}
-    shares = {}
-    for leaf in leaves if order is None else order:
-        taken = min(rank, int(found[leaf].counts.sum()))
-        rank -= taken
-        shares[leaf] = found[leaf].below + taken
-    return shares
-
-
-class _Digits(NamedTuple):
-    """The keys of a leaf that begin with a prefix, by the digit that follows it.
-
-    Attributes:
-        below: How many keys lie below all that begin so.
-        places: The digits that occur, in order.
-        counts: How often each does.
-    """
-
-    below: int
-    places: Array
-    counts: Array
-
-    def without(self, other: "_Digits") -> "_Digits":
-        """The same without other keys, all of which are among these."""
-        counts = self.counts.copy()
-        counts[np.searchsorted(self.places, other.places)] -= other.counts
-        return _Digits(self.below - other.below, self.places[counts > 0], counts[counts > 0])
-
-    def at(self, digit: int) -> "_Digits":
-        """Those that go on with a digit."""
-        low, high = np.searchsorted(self.places, [digit, digit + 1])
-        below = self.below + int(self.counts[:low].sum())
-        return _Digits(below, self.places[low:high].copy(), self.counts[low:high].copy())
-
-
-def _counted(pieces: Iterator[Array], prefix: int, shift: int) -> _Digits:
-    """Counts the keys of a leaf by the 16 bits above `shift`, if those before them are `prefix`."""
-    below, small, histogram = 0, np.empty(0, np.uint16), None
-    for piece in pieces:
-        digits = piece >> piece.dtype.type(shift)
-        if shift + _DIGIT < 8 * piece.dtype.itemsize:
-            before = digits >> piece.dtype.type(_DIGIT)
-            below += int(np.count_nonzero(before < prefix))
-            digits = digits[before == prefix]
-        digits = digits.astype(np.uint16)
-        if histogram is None and piece.size < _PIECE:
-            small = digits  # and the last: only a whole piece is followed by another
-        else:
-            if histogram is None:
-                histogram = np.zeros(1 << _DIGIT, np.int64)
-            histogram += np.bincount(digits, minlength=1 << _DIGIT)
-    if histogram is None:
-        return _Digits(below, *np.unique(small, return_counts=True))
-    places = np.flatnonzero(histogram)
-    return _Digits(below, places.astype(np.uint16), histogram[places])
 
 
 def _scores(leaf: Ranked, values: Array) -> Array:
@@ -424,10 +325,3 @@ def _beside(leaf: Ranked) -> Iterator[tuple[int, Array]]:
     for piece in key_pieces(leaf):
         yield at, piece
         at += piece.size
-
-
-def _highest(so_far: Array, piece: Array, count: int) -> Array:
-    if count == 1:
-        piece = piece.max(keepdims=True)
-    both = np.concatenate([so_far, piece])
-    return np.partition(both, both.size - count)[-count:].copy() if both.size > count else both

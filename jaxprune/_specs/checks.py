@@ -102,7 +102,8 @@ def absent_axis(leaf: Leaf, axis: int | tuple[int, ...]) -> Problem | None:
         return None
     return Problem(
         InvalidPattern,
-        f"{leaf.name} has shape {leaf.value.shape} and no axis {axis}: {leave_out(leaf.path)}, or "
+        f"{leaf.name} has shape {leaf.value.shape} and no axis "
+        f"{several[0] if len(several) == 1 else several}: {leave_out(leaf.path)}, or "
         "choose another axis.",
     )
 

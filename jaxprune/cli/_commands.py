@@ -37,7 +37,7 @@ from jaxprune.io import (
 )
 from jaxprune.io._atomic import forget_written, replacing
 from jaxprune.io._checkpoint import is_dotted
-from jaxprune.io._formats import mode_of, naming, refuse_input
+from jaxprune.io._outputs import mode_of, naming, refuse_input
 from jaxprune.io._report import in_order_of_paths
 from jaxprune.io._sidecars import copy_sidecars, find_sidecars
 

@@ -231,8 +231,8 @@ def _overlap(path: str, row: Overlap, inside: bool) -> str:
     cells = [
         f'<th scope="row">{_named(path)}</th>',
         _number(row.total, "weights"),
-        _bar(row.total - row.both - row.only_a, row.total, "A"),
-        _bar(row.total - row.both - row.only_b, row.total, "B"),
+        _bar(row.total - row.both - row.only_a, row.total, "zero in A"),
+        _bar(row.total - row.both - row.only_b, row.total, "zero in B"),
         _number(row.only_a, "only in A"),
         _number(row.only_b, "only in B"),
         _measure(row.iou, f"{row.iou:.4f}", "IoU"),
@@ -255,7 +255,7 @@ def _bar(zeros: int, total: int, label: str = "") -> str:
     part = zeros / total if total else 0.0
     mark = f' data-label="{label}"' if label else ""
     return (
-        f'<td class="wide" data-value="{part}"{mark}><div class="bar">'
+        f'<td class="wide" data-value="{part}"><div class="bar"{mark}>'
         f'<i style="--part:{part:.2%}"></i><span>{_percent(zeros, total)}</span></div></td>'
     )
 

@@ -46,6 +46,12 @@ def _text(typed: str) -> str:
     return typed
 
 
+def _pattern(typed: str) -> str:
+    if not typed:
+        raise argparse.ArgumentTypeError("expected a path pattern, got ''")
+    return typed
+
+
 def _path(typed: str) -> Path:
     return Path(_text(typed))
 
@@ -125,11 +131,17 @@ def _add_where(command: argparse.ArgumentParser) -> None:
         "--where",
         metavar="PATTERN",
         action="append",
+        type=_pattern,
         help=f"in scope are the floating tensors that it names, instead of all weights but biases, "
         f"norms and embeddings: {_PATTERN}",
     )
     command.add_argument(
-        "--skip", metavar="PATTERN", action="append", default=[], help=f"leave these: {_PATTERN}"
+        "--skip",
+        metavar="PATTERN",
+        action="append",
+        type=_pattern,
+        default=[],
+        help=f"leave these: {_PATTERN}",
     )
 
 

@@ -100,6 +100,10 @@ def metric_of(options: argparse.Namespace) -> Any:
     if name in ("l1", "l2"):
         return L1() if name == "l1" else L2()
     if name == "lcg":
+        if not 0 <= options.seed < 2**64:
+            raise PruningError(
+                f"--seed {options.seed}: --metric lcg takes a number of 0 to 2^64 - 1."
+            )
         return LCG(options.seed)
     if not -(2**63) <= options.seed < 2**63:
         raise PruningError(f"--seed {options.seed}: expected a number of 64 bits.")

@@ -3,7 +3,8 @@
 from jaxprune.io._bitmask import Packed
 from jaxprune.io._checkpoint import Checkpoint, CheckpointError, Tensor
 from jaxprune.io._compare import Comparison, Overlap, compare_checkpoints
-from jaxprune.io._formats import making, open_checkpoint, rewriting
+from jaxprune.io._formats import open_checkpoint
+from jaxprune.io._outputs import making, rewriting
 from jaxprune.io._pack import pack_checkpoint
 from jaxprune.io._prune import Pruned, plan_checkpoint, prune_checkpoint
 from jaxprune.io._report import histogram, report_checkpoint, report_rows

@@ -5,8 +5,7 @@ array is the extension 1, and a NumPy scalar the extension 3, of the object `(sh
 bytes)`; an array above 1 GiB is a map of such chunks.
 """
 
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
@@ -16,16 +15,13 @@ from jaxprune.io._checkpoint import (
     CheckpointError,
     Tensor,
     is_possible,
-    known_dtype,
     numpy_dtype,
-    tree_of,
 )
 from jaxprune.io._limits import refuse_crowded
 from jaxprune.io._regular import open_regular
 from jaxprune.io._spans import Span, SpanFile
 
-_CHUNK = 2**30  # Flax's; what the format allows an object is 4 GiB
-_CHUNKED = "__msgpack_chunked_array__"
+CHUNKED = "__msgpack_chunked_array__"
 _DEEPEST = 100
 # Objects that are read: a tree has a few for each array (its keys, shape and dtype), and step
 # counters, texts and lists of numbers besides.
@@ -96,7 +92,7 @@ def _flattened(path: Path, node: Any, keys: tuple[Any, ...] = ()) -> Iterator[tu
     """The leaves of a tree that was walked: a list of shape and chunks for an array."""
     if isinstance(node, _Found):
         yield keys, [node.shape, node]
-    elif isinstance(node, dict) and _CHUNKED in node:
+    elif isinstance(node, dict) and CHUNKED in node:
         shape, chunks = node.get("shape"), node.get("chunks")
         if not (
             _in_turn(shape, int)
@@ -184,8 +180,10 @@ class _Walk:
         found: dict[str | int, Any] = {}
         for _ in range(count):
             key = self.object(depth + 1)
-            if not isinstance(key, str | int) or key in found:
-                self.fail(f"{shown(key)} is no key of its own")
+            if not isinstance(key, str | int):
+                self.fail("a key is neither a text nor an integer")
+            if key in found:
+                self.fail(f"the key {shown(key)} stands there twice")
             found[key] = self.object(depth + 1)
         return found
 
@@ -236,69 +234,3 @@ class _Walk:
     def fail(self, what: str) -> Any:
         """Refuses the file."""
         raise _broken(self.path, f"{what}, near byte {self.file.tell()}")
-
-
-# --- writing ------------------------------------------------------------------------------------
-
-
-def lay_out_msgpack(
-    path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, str]
-) -> dict[Tensor, list[Span]]:
-    """Writes all of a Flax msgpack file but the values, and says where they go."""
-    del metadata  # the format has none
-    spans: dict[Tensor, list[Span]] = {}
-    for tensor in tensors:
-        known_dtype(tensor, path, "msgpack")
-    with path.open("r+b") as file:
-        _lay(file, tree_of(tensors), spans)
-        file.truncate()
-    return spans
-
-
-def _lay(file: BinaryIO, node: Any, spans: dict[Tensor, list[Span]]) -> None:
-    if isinstance(node, Tensor) and node.nbytes > _CHUNK:
-        spans[node] = _lay_chunks(file, node)
-    elif isinstance(node, Tensor):
-        spans[node] = [_lay_array(file, node.shape, node.dtype, node.nbytes)]
-    else:
-        file.write(_map(len(node)))
-        for key, child in node.items():
-            file.write(_text(str(key)))
-            _lay(file, child, spans)
-
-
-def _lay_chunks(file: BinaryIO, tensor: Tensor) -> list[Span]:
-    itemsize = tensor.nbytes // tensor.size
-    step = _CHUNK // itemsize * itemsize
-    sizes = [min(step, tensor.nbytes - at) for at in range(0, tensor.nbytes, step)]
-    file.write(_map(3) + _text(_CHUNKED) + b"\xc3" + _text("shape") + _map(len(tensor.shape)))
-    for i, side in enumerate(tensor.shape):
-        file.write(_text(str(i)) + _integer(side))
-    file.write(_text("chunks") + _map(len(sizes)))
-    spans = []
-    for i, size in enumerate(sizes):
-        file.write(_text(str(i)))
-        spans.append(_lay_array(file, (size // itemsize,), tensor.dtype, size))
-    return spans
-
-
-def _lay_array(file: BinaryIO, shape: Sequence[int], dtype: str, nbytes: int) -> Span:
-    head = b"\x93\xdc" + struct.pack(">H", len(shape)) + b"".join(map(_integer, shape))
-    head += _text(dtype) + b"\xc6" + struct.pack(">I", nbytes)
-    file.write(b"\xc9" + struct.pack(">IB", len(head) + nbytes, 1) + head)
-    start = file.tell()
-    file.seek(nbytes, 1)
-    return start, start + nbytes
-
-
-def _map(length: int) -> bytes:
-    return b"\xdf" + struct.pack(">I", length)
-
-
-def _text(text: str) -> bytes:
-    raw = text.encode()
-    return b"\xdb" + struct.pack(">I", len(raw)) + raw
-
-
-def _integer(value: int) -> bytes:
-    return b"\xcf" + struct.pack(">Q", value)

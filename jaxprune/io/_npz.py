@@ -1,6 +1,7 @@
 """NumPy's npz: a zip of npy files, stored or deflated."""
 
 import copy
+import re
 import struct
 import zipfile
 import zlib
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from jaxprune._text import shown
 from jaxprune.io._checkpoint import (
     Array,
     CheckpointError,
@@ -34,6 +36,9 @@ _BROKEN = (
     RuntimeError,
     UnicodeError,
 )
+
+
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")  # of an object, in Python's messages
 
 
 class _Member(NamedTuple):
@@ -139,8 +144,13 @@ def _described(
             else:
                 return None
             header = file.tell()
-    except _BROKEN as error:
-        raise _broken(path, f"{info.filename!r}: {error}") from None
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # NumPy evaluates a header as Python, and says of none what it raises
+        what = shown(_ADDRESS.sub("", str(error)))
+        raise _broken(path, f"{info.filename!r} has a broken header ({what})") from None
     if dtype.hasobject or not dtype.itemsize:
         return None
     name = info.filename.removesuffix(".npy")

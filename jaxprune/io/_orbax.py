@@ -20,6 +20,7 @@ from jaxprune.io._checkpoint import (
     CheckpointError,
     Tensor,
     known_dtype,
+    raw_bytes,
     tree_of,
 )
 from jaxprune.io._extras import needed
@@ -94,15 +95,18 @@ def _tree_metadata(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} has no {_METADATA}, so it is no Orbax checkpoint: {remedy}.")
     try:
         found: Any = read_json(path / _METADATA)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path / _METADATA} {error}: save it again.") from None
+    try:
         for entry in found["tree_metadata"].values():
             entry["value_metadata"].get("value_type")
             for each in entry["key_metadata"]:
                 _key(each)
-    except CheckpointError:
-        raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path / _METADATA} is not what Orbax writes ({shown(error)}): save it again."
+            f"{path / _METADATA} is not what Orbax writes ({shown(str(error))}): save it again."
         ) from None
     return found
 
@@ -261,7 +265,7 @@ class OrbaxWriter:
 
     def put(self, tensor: Tensor, array: Array) -> None:
         """Writes the tensor to a file of its own."""
-        array.tofile(self._files[tensor])
+        self._files[tensor].write_bytes(raw_bytes(array))  # NumPy does not say why it could not
 
     def _mapped(self, node: Any) -> Any:
         if not isinstance(node, Tensor):

@@ -28,7 +28,7 @@ from jaxprune.io._checkpoint import (
     numpy_dtype,
     raw_bytes,
 )
-from jaxprune.io._formats import making, mode_of, refuse_input
+from jaxprune.io._outputs import making, mode_of, refuse_input
 from jaxprune.io._safetensors import header_of
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._assign import Assignment, assign
-from jaxprune._kernels.host import count_nonzero, find_shares, key_pieces, survivors, zeroed
+from jaxprune._kernels.host import count_nonzero, survivors, survivors_along, zeroed
 from jaxprune._kernels.ranked import Ranked
 from jaxprune._metrics import L1, Metric, importance, pointwise
 from jaxprune._plan import Plan, plan_of
@@ -24,11 +24,12 @@ from jaxprune._specs.protocol import Work, select
 from jaxprune._specs.unstructured import Unstructured, pool_budget
 from jaxprune._tree import Leaf, is_prunable
 from jaxprune._where import Where, is_weight
-from jaxprune.io._batches import Batch, Loaded, Reader, alike, batches
+from jaxprune.io._batches import Loaded, Reader, alike, batches
 from jaxprune.io._checkpoint import Array, Checkpoint, Tensor, paths_of, wide_types
-from jaxprune.io._formats import rewriting
+from jaxprune.io._outputs import rewriting
 from jaxprune.io._overlap import reading_ahead, writing_behind
 from jaxprune.io._report import batch_report
+from jaxprune.io._shares import Pool, shares_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +156,6 @@ def _shares_budget(spec: Any) -> bool:
     return isinstance(spec, Unstructured) and spec.per == "global"
 
 
-def _in_order(tensor: Tensor) -> tuple[tuple[bool, str | int], ...]:
-    # msgpack may have numbers and names side by side, which Python does not compare.
-    return tuple((isinstance(key, str), key) for key in tensor.keys)
-
-
 def _mask_of(tensor: Tensor) -> Tensor:
     return Tensor(tensor.keys, tensor.shape, "bool", tensor.size)
 
@@ -227,11 +223,11 @@ class _Work:
                 for i in places:
                     tensor, array = loaded.tensors[i], loaded.arrays[i]
                     if spec is not None:
-                        masks[i] = self._zeroed(tensor, array, spec)
+                        masks[i] = self._zeroed([tensor], array, spec)
                     tally.add(1, array, masks[i])
                 continue
             together = np.stack([loaded.arrays[i] for i in places])
-            kept = self._zeroed(tensor, together, joined)
+            kept = self._zeroed([loaded.tensors[i] for i in places], together, joined)
             tally.add(len(places), together, kept)
             for i, array, mask in zip(places, together, kept, strict=True):
                 loaded.arrays[i][...] = array
@@ -242,17 +238,23 @@ class _Work:
         """The spec that prunes many alike tensors, stacked, as `spec` does each, or None."""
         if self._score is None:
             return None
+        if _shares_budget(spec):
+            return spec
         if isinstance(spec, Unstructured) and spec.per == "leaf":
             return dataclasses.replace(spec, per=0)
         if isinstance(spec, NM) and isinstance(spec.axis, int):
             return dataclasses.replace(spec, axis=spec.axis + (spec.axis >= 0))
         return None
 
-    def _zeroed(self, tensor: Tensor, array: Array, spec: Any) -> Array:
-        """Writes zeros over what goes, and returns what is kept."""
-        leaf = self._ranked(tensor, array)
+    def _zeroed(self, tensors: Sequence[Tensor], array: Array, spec: Any) -> Array:
+        """Writes zeros over what goes of a tensor, or of several stacked; returns what is kept."""
+        leaf = self._ranked(tensors[0], array)
         if _shares_budget(spec):
-            kept = survivors(leaf, self._shares.get(tensor, 0))
+            shares = [self._shares.get(tensor, 0) for tensor in tensors]
+            several = array.ndim > len(tensors[0].shape)
+            kept = (
+                survivors_along(leaf, np.array(shares), 0) if several else survivors(leaf, *shares)
+            )
         else:
             (mask,) = select(spec, [Work(spec, leaf, 0)])
             kept = np.asarray(mask)
@@ -280,27 +282,13 @@ class _Work:
         count = int(pool_budget(spec, [tensor.size for tensor in pool]))
         if not count:
             return
-        widest = functools.reduce(jnp.promote_types, [self._dtypes[tensor] for tensor in pool])
-        self._dtypes |= dict.fromkeys(pool, np.dtype(widest))
-        width = 8 * np.dtype(widest).itemsize
-        nbytes = sum(tensor.nbytes for tensor in pool)
-        reader = Reader(self.source)
-        with progress("counting", width // 16 * nbytes) as bar:
-
-            def pieces(tensor: Tensor) -> Iterator[Array]:
-                loaded = reader.read(Batch([tensor], tensor.nbytes))
-                yield from key_pieces(self._ranked(tensor, loaded.arrays[0]))
-                reader.done(loaded)
-                bar.update(tensor.nbytes)
-
-            self._shares |= find_shares(
-                pool,
-                pieces,
-                count,
-                held=spec.min_nonzero,
-                width=width,
-                order=sorted(pool, key=_in_order),  # as JAX sorts a dict
-            )
+        widest = np.dtype(
+            functools.reduce(jnp.promote_types, [self._dtypes[tensor] for tensor in pool])
+        )
+        self._dtypes |= dict.fromkeys(pool, widest)
+        stacks = self._score is not None
+        budget = Pool(self.source, pool, count, spec.min_nonzero, widest, self._ranked, stacks)
+        self._shares |= shares_of(budget, progress)
 
     def _score_dtypes(self) -> dict[Tensor, np.dtype[Any]]:
         """What the metric scores each tensor in that is pruned."""

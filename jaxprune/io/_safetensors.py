@@ -5,6 +5,7 @@ that a header which lies is refused with a sentence that says where, and so that
 keep it byte for byte.
 """
 
+import functools
 import itertools
 import json
 import math
@@ -26,6 +27,7 @@ from jaxprune.io._regular import open_regular
 from jaxprune.io._spans import Span, SpanFile
 
 _METADATA = "__metadata__"
+MOST_MARKS = 4_000_000  # brackets, commas and colons of a header: a tensor has twelve
 
 # The format's dtypes, by the names NumPy and ml_dtypes give them.
 _NAMES = {
@@ -74,7 +76,9 @@ def open_safetensors(path: Path) -> SpanFile:
                 path,
                 f"its header claims {length} bytes in a file of {end} (at most {LONGEST})",
             )
-        header = _parsed(path, file.read(length))
+        raw = file.read(length)
+        refuse_crowded(path, raw.count(b'"data_offsets"'))  # before they are parsed
+        header = _parsed(path, raw)
         metadata = _metadata(path, header.pop(_METADATA, {}))
         refuse_crowded(path, len(header))
         spans = _spans(path, header, 8 + length, end)
@@ -92,7 +96,7 @@ def _broken(path: Path, what: str) -> CheckpointError:
 
 def _parsed(path: Path, raw: bytes) -> dict[str, Any]:
     try:
-        header = parse_json(raw)
+        header = parse_json(raw, MOST_MARKS)
     except ValueError as error:
         raise _broken(path, f"its header {error}") from None
     if not isinstance(header, dict) or raw[:1] != b"{":
@@ -132,25 +136,32 @@ def _described(path: Path, name: str, entry: Any) -> tuple[Tensor, Span]:
         )
     if not isinstance(code, str) or code not in _WIDTHS:
         raise _broken(path, f"{shown(name)} has the unknown dtype {shown(code)}")
-    if not _counts(shape) or not is_possible(shape):
+    if not _are_integers(shape) or (sides := _possible(tuple(shape))) is None:
         raise _broken(path, f"{shown(name)} has the impossible shape {shown(shape)}")
-    if not _counts(place) or len(place) != 2 or place[0] > place[1]:
+    if not _are_integers(place) or len(place) != 2 or not 0 <= place[0] <= place[1] < 2**63:
         raise _broken(path, f"{shown(name)} has the impossible offsets {shown(place)}")
-    bits = _WIDTHS[code]
     first, last = place
-    if math.prod(shape) * bits != 8 * (last - first):
+    shape, size = sides
+    if size * _WIDTHS[code] != 8 * (last - first):
         raise _broken(
             path,
-            f"{shown(name)} of {code} and shape {shown(shape)} cannot take {last - first} bytes",
+            f"{shown(name)} of {code} and shape {shown(list(shape))} cannot take {last - first} "
+            "bytes",
         )
-    return Tensor((name,), tuple(shape), _NAMES.get(code, code), last - first), (first, last)
+    return Tensor((name,), shape, _NAMES.get(code, code), last - first), (first, last)
 
 
-def _counts(value: Any) -> bool:
+@functools.lru_cache(1 << 10)  # of many tensors, many have one shape
+def _possible(shape: tuple[int, ...]) -> tuple[tuple[int, ...], int] | None:
+    """A shape and how many values it has; None if none can have it."""
     # What a 64-bit reader could not hold is absurd, and Python would print all its digits.
-    if not isinstance(value, list) or not {int}.issuperset(map(type, value)):
-        return False
-    return not value or (min(value) >= 0 and max(value) < 2**63)
+    if not all(0 <= side < 2**63 for side in shape) or not is_possible(shape):
+        return None
+    return shape, math.prod(shape)
+
+
+def _are_integers(value: Any) -> bool:
+    return isinstance(value, list) and {int}.issuperset(map(type, value))
 
 
 def can_hold(dtype: str) -> bool:

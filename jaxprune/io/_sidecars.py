@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxprune.io._atomic import replacing
 from jaxprune.io._checkpoint import Checkpoint, CheckpointError
-from jaxprune.io._formats import naming
+from jaxprune.io._outputs import naming
 from jaxprune.io._regular import open_regular
 from jaxprune.io._sharded import INDEX
 

@@ -26,8 +26,8 @@ from jaxprune.io._checkpoint import (
     numpy_dtype,
     raw_bytes,
 )
-from jaxprune.io._formats import converting
 from jaxprune.io._json import parse_json
+from jaxprune.io._outputs import converting
 from jaxprune.io._safetensors import open_safetensors
 
 

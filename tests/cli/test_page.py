@@ -186,6 +186,9 @@ def test_a_comparison_is_a_page():
     assert first == ["l.1.w", "8", "50.00%", "37.50%", "1", "2", "0.5000", "0.5", "0.5"]
     assert second[1:4] == ["2", "0.00%", "0.00%"]
     assert "<li>only in A: &lt;x&gt;</li>" in text
+    # On a phone, where there are no columns, a bar says itself what it is.
+    assert text.count('<div class="bar" data-label="zero in A">') == 2
+    assert "div[data-label]::before { content: attr(data-label)" in text
     assert [tag for tag, _ in parsed.tags].count("script") == 1
 
 

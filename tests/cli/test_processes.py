@@ -123,13 +123,13 @@ def test_a_signal_leaves_nothing_behind(name, out, model, monkeypatch, capsys):
     """It comes while the last tensor is written; the masks are half-written, too."""
     number = getattr(signal, name)
     before = signal.getsignal(number)
-    wrote = io._formats.raw_bytes
+    wrote = io._outputs.raw_bytes
 
     def interrupts(array):
         signal.raise_signal(number)
         return wrote(array)
 
-    monkeypatch.setattr(io._formats, "raw_bytes", interrupts)
+    monkeypatch.setattr(io._outputs, "raw_bytes", interrupts)
     masks = model.with_name("masks.npz")
     arguments = ["prune", model, "-o", model.with_name(out), "--mask-out", masks]
     assert main([str(argument) for argument in arguments]) == 128 + number

@@ -29,10 +29,19 @@ from tests.cli.commands import TORCH, prune, refused
         ("--where lm_haed", "the pattern 'lm_haed' matches no leaf and no subtree. Did you mean"),
         ("--skip lm_haed", "the pattern 'lm_haed' matches no leaf and no subtree. Did you mean"),
         ("--skip *", "--skip '*' leaves nothing to prune"),
-        ("--skip **", "Write it before the rules that take them"),
+        ("--skip **", "nothing is left to prune: --skip '**' ("),
+        (
+            "--skip lm_head --skip lm_head.weight",
+            "--skip 'lm_head/weight' changes nothing: --skip",
+        ),
+        ("--per global --sparsity 0.99999", "with at least one weight left in each tensor,"),
+        (
+            "--spec channels --axis 7 --where conv.weight",
+            "and no axis 7: leave it dense with --skip",
+        ),
         ("--where conv.bias --spec rows", "needs 2 dimensions"),
-        ("--metric lcg --seed -1", "seed"),
-        ("--metric lcg --seed 99999999999999999999999", "seed"),
+        ("--metric lcg --seed -1", "--seed -1: --metric lcg takes a number of 0 to 2^64 - 1"),
+        ("--metric lcg --seed 99999999999999999999999", "--metric lcg takes a number"),
         ("--metric random --seed 99999999999999999999999", "expected a number of 64 bits"),
     ],
 )
@@ -217,10 +226,12 @@ def test_a_path_is_not_empty(model, capsys):
         ["report", ""],
         ["report", model, "--html", ""],
         ["compare", model, "a\0b"],
+        ["prune", model, "-o", "o.npz", "--skip", ""],
+        ["report", model, "--where", ""],
     ):
         with pytest.raises(SystemExit, match="2"):
             main([str(argument) for argument in arguments])
-        assert "expected a path, got" in capsys.readouterr().err
+        assert "expected a path" in capsys.readouterr().err
     assert os.listdir(model.parent) == [model.name]
 
 

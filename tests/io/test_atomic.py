@@ -204,14 +204,14 @@ def test_an_output_is_as_private_as_its_input(suffix, tmp_path):
 def test_an_output_and_its_masks_are_put_in_place_together(tmp_path, monkeypatch):
     """The one that is checked last fails, and the other is not left alone."""
     np.savez(tmp_path / "in.npz", w=normal(4, 4))
-    read_back = io._formats._read_back
+    read_back = io._outputs._read_back
 
     def fails(format_, path, target, *rest):
         if target.name == fails.name:
             raise io.CheckpointError("no")
         read_back(format_, path, target, *rest)
 
-    monkeypatch.setattr(io._formats, "_read_back", fails)
+    monkeypatch.setattr(io._outputs, "_read_back", fails)
     for fails.name in ("out.npz", "masks.npz"):
         with pytest.raises(io.CheckpointError, match="no"):
             pruned_file(

@@ -31,6 +31,7 @@ SPECS = [
     jp.Unstructured(0.9, min_nonzero=5),
     jp.Unstructured(0.5, per=0),
     jp.Unstructured(0.5, per="global"),
+    jp.Unstructured(0.8, per="global", min_nonzero=5),
     jp.NM(2, 4),
     jp.NM(1, 4, axis=-1),
     jp.NM(1, 2, axis=0),

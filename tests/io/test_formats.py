@@ -113,7 +113,7 @@ def test_a_copy_of_msgpack_keeps_what_is_no_array(tmp_path):
 
 def test_large_arrays_of_msgpack_lie_in_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr("flax.serialization.MAX_CHUNK_SIZE", 64)
-    monkeypatch.setattr("jaxprune.io._msgpack._CHUNK", 64)
+    monkeypatch.setattr("jaxprune.io._msgpack_layout._CHUNK", 64)
     tree = {"a": normal(6, 7), "b": normal(2, 3), "c": normal(5, 5, dtype="bfloat16")}
     (tmp_path / "in.msgpack").write_bytes(flax.serialization.msgpack_serialize(tree))
     pruned_file(tmp_path / "in.msgpack", tmp_path / "out.msgpack", 0.5)

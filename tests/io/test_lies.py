@@ -49,7 +49,7 @@ LIES = {
     r"shape \[1, 1": raw_safetensors({"a": entry(0, 4, [1] * 65)}, 4),
     r"shape \[4611686018427387904, 46": raw_safetensors({"a": entry(0, 0, [2**62, 2**62, 0])}),
     r"shape \[-1\]": raw_safetensors(b'{"a":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}'),
-    "surrogates not": raw_safetensors(b'{"\\ud800":{}}'),
+    "holds half of a surrogate pair": raw_safetensors(b'{"\\ud800":{}}'),
     "impossible offsets": raw_safetensors({"a": entry(4, 0, [1])}, 4),
     "cannot take": raw_safetensors({"a": entry(0, 4, [2**30, 2**30])}, 4),
     "overlaps": raw_safetensors({"a": entry(0, 4, [1]), "b": entry(2, 6, [1])}, 6),
@@ -206,4 +206,23 @@ def test_a_truth_value_is_no_side_of_an_array(tmp_path):
     with zipfile.ZipFile(tmp_path / "in.npz", "w") as zipped:
         zipped.writestr("w.npy", member)
     with pytest.raises(io.CheckpointError, match=r"in.npz is no whole npz file: 'w'.*True"):
+        io.open_checkpoint(tmp_path / "in.npz")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'9' * 5000},)}}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4,), 'x': (",
+        "{'descr': '<f4', 'fortran_order': False, ('shape',): (4,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2**40,)}",
+    ],
+    ids=["digits", "cut", "key", "power"],
+)
+def test_a_header_that_numpy_cannot_read_is_told_in_one_line(header, tmp_path):
+    text = header.encode() + b"\n"
+    with zipfile.ZipFile(tmp_path / "in.npz", "w") as zipped:
+        zipped.writestr("w.npy", b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text)
+    words = r"in.npz is no whole npz file: 'w.npy' has a broken header (?!.* at 0x)"
+    with pytest.raises(io.CheckpointError, match=words):
         io.open_checkpoint(tmp_path / "in.npz")

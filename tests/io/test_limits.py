@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxprune import io
-from jaxprune.io import _json, _limits, _msgpack
+from jaxprune.io import _json, _limits, _msgpack, _safetensors
 from tests.io.files import contents, normal, write_orbax, write_safetensors, write_sharded
 from tests.io.test_lies import raw_safetensors
 
@@ -58,11 +58,13 @@ def peak_of_refusing(path, words):
 
 @pytest.mark.parametrize("name", ["x.safetensors", INDEX, "_METADATA"])
 def test_json_has_a_bounded_structure(name, tmp_path):
-    text = b'{"a":[' + b"[]," * (_json.MOST_MARKS // 2) + b"1]}"
-    raw = raw_safetensors(text) if name == "x.safetensors" else text
+    is_header = name == "x.safetensors"
+    most = _safetensors.MOST_MARKS if is_header else _json.MOST_MARKS
+    text = b'{"a":[' + b"[]," * (most // 2) + b"1]}"
+    raw = raw_safetensors(text) if is_header else text
     (tmp_path / name).write_bytes(raw)
-    path = tmp_path / name if name == "x.safetensors" else tmp_path
-    peak = peak_of_refusing(path, "brackets, commas and colons, more than 8000000")
+    path = tmp_path / name if is_header else tmp_path
+    peak = peak_of_refusing(path, f"brackets, commas and colons, more than {most}")
     assert peak < 4 * len(raw)
 
 
@@ -86,6 +88,14 @@ def test_a_file_has_a_bounded_number_of_tensors(tmp_path, monkeypatch):
     for name in ("x.safetensors", "x.npz", "x"):
         with pytest.raises(io.CheckpointError, match="has 4 tensors, and 3 are the most"):
             io.open_checkpoint(tmp_path / name)
+
+
+def test_a_header_of_many_tensors_is_refused_before_it_is_parsed(tmp_path):
+    entry = '{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    text = "{" + ",".join(f'"{i}":{entry}' for i in range(200_001)) + "}"
+    (tmp_path / "x.safetensors").write_bytes(raw_safetensors(text.encode()))
+    peak = peak_of_refusing(tmp_path / "x.safetensors", "has 200001 tensors")
+    assert peak < 2 * len(text)
 
 
 def test_a_compressed_file_does_not_hold_a_hundred_times_its_size(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jaxprune._kernels import host
 from jaxprune._kernels.floats import keys as device_keys
 from jaxprune._kernels.ranked import Ranked
+from jaxprune._kernels.shares import find_shares
 from tests import oracle
 
 F32, BF16, F16, F64 = (np.dtype(t) for t in (np.float32, jnp.bfloat16, np.float16, np.float64))
@@ -120,7 +121,7 @@ def test_leaves_beside_the_cut_are_read_once(seed, data):
         yield from host.key_pieces(Ranked(np.abs(scores[name])))
 
     count = data.draw(st.integers(301, 598))
-    found = host.find_shares(list(scores), pieces, count, held=1, width=32)
+    found = find_shares(list(scores), pieces, count, held=1, width=32)
     assert found == {"low": 299, "across": count - 299, "high": 0}
     assert reads == {"low": 1, "across": 2, "high": 1}
 
@@ -128,5 +129,33 @@ def test_leaves_beside_the_cut_are_read_once(seed, data):
 @given(count=st.integers(1, 9))
 def test_what_lies_on_the_cut_is_given_in_the_order_asked_for(count):
     ones = host.keys(np.ones(3, np.float32))
-    found = host.find_shares("abc", lambda _: iter([ones]), count, held=0, width=32, order="cab")
+    found = find_shares("abc", lambda _: iter([ones]), count, held=0, width=32, order="cab")
     assert found == {"c": min(count, 3), "a": max(min(count - 3, 3), 0), "b": max(count - 6, 0)}
+
+
+@given(data=st.data(), width=st.sampled_from([16, 32]))
+def test_leaves_that_are_stacked_give_what_each_gives_alone(data, width):
+    size = 5
+    values = data.draw(st.lists(st.integers(0, 3), min_size=6 * size, max_size=6 * size))
+    rows = host.keys(np.array(values, f"float{width}").reshape(6, size))
+    held = data.draw(st.integers(0, 3))
+    count = data.draw(st.integers(1, 6 * (size - held)))
+    order = data.draw(st.permutations(range(6)))
+    choices = {"held": held, "width": width, "order": order}
+
+    def alone(i):
+        return iter([rows[i]])
+
+    stacks = [([2, 3], rows[2:4]), ([4, 5], rows[4:])]
+    found = find_shares([0, 1], alone, count, **choices, stacks=lambda: stacks)
+    assert found == find_shares(range(6), alone, count, **choices)
+    assert sum(found.values()) == count
+
+
+@given(data=st.data())
+def test_each_group_along_an_axis_loses_a_number_of_its_own(data):
+    values = data.draw(st.lists(st.integers(0, 3), min_size=24, max_size=24))
+    scores = np.array(values, np.float32).reshape(4, 2, 3)
+    counts = np.array(data.draw(st.lists(st.integers(0, 6), min_size=4, max_size=4)))
+    expected = [host.survivors(Ranked(scores[i]), int(counts[i])) for i in range(4)]
+    np.testing.assert_array_equal(host.survivors_along(Ranked(scores), counts, 0), expected)
