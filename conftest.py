@@ -12,30 +12,20 @@ from sybil.parsers.rest import DocTestParser
 DOCTEST_OPTIONS = ELLIPSIS | NUMBER
 
 
-def setup(_: object) -> None:
-    """Examples are small and run once: XLA's optional passes would take longest."""
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
-def teardown(_: object) -> None:
-    """What runs after them is compiled as ever."""
-    jax.config.update("jax_disable_most_optimizations", False)
-
+# Programs are small and run once: XLA's optional passes would take longest. tests/conftest.py says
+# which tests do not go without them.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # A document is read from top to bottom, so its blocks share their names, and run in that order.
 documents = Sybil(
     parsers=[PythonCodeBlockParser(doctest_optionflags=DOCTEST_OPTIONS), SkipParser()],
     patterns=["README.md", "docs/*.md"],
-    setup=setup,
-    teardown=teardown,
 )
 
 docstrings = Sybil(
     path="jaxprune",
     parsers=[DocTestParser(optionflags=DOCTEST_OPTIONS)],
     patterns=["*.py"],
-    setup=setup,
-    teardown=teardown,
 )
 
 pytest_collect_file = (documents + docstrings).pytest()

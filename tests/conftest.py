@@ -1,6 +1,7 @@
 """What all tests share: eight devices of one CPU, how programs are compiled, settings."""
 
 import os
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import chex
@@ -51,23 +52,23 @@ def x64():
 
 @pytest.fixture(autouse=True, scope="module")
 def compilation(request):
-    """XLA with its optional passes, or without."""
-    quick = not request.module.__name__.startswith(OPTIMIZED)
-    if quick:
-        _set_quick(True)
-    yield
-    if quick:
-        _set_quick(False)
+    """XLA with all of its passes in the modules that need them."""
+    with all_passes() if request.module.__name__.startswith(OPTIMIZED) else nullcontext():
+        yield
 
 
 @pytest.fixture
 def optimized():
-    """XLA with them, in a test whose bits depend on how it fuses loops."""
-    _set_quick(False)
+    """The same for a single test, whose bits depend on how XLA fuses loops."""
+    with all_passes():
+        yield
+
+
+@contextmanager
+def all_passes():
+    """Compiles as users do, and keeps nothing that was compiled otherwise."""
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
-    _set_quick(True)
-
-
-def _set_quick(quick):
-    jax.clear_caches()  # what is compiled otherwise
-    jax.config.update("jax_disable_most_optimizations", quick)
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", True)
