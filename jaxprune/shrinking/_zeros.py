@@ -214,6 +214,15 @@ def _(reading: at.LookedUp, step: Step, operands: Values, found: Found) -> list[
 
 
 @zeros.register
+def _(reading: at.Scattered, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    whole, parts = operands[0].axes, operands[2].axes
+    covers = {axis: k for k, axis in enumerate(reading.whole)}
+    return [
+        Zeros(tuple(z & parts[covers[k]] if k in covers else NONE for k, z in enumerate(whole)))
+    ]
+
+
+@zeros.register
 def _(reading: at.Window, step: Step, operands: Values, found: Found) -> list[Zeros]:
     return [
         Zeros(tuple(z & units_of(b) for z, b in zip(operands[0].axes, step.results[0])))  # noqa: B905

@@ -62,6 +62,7 @@ _ZERO: dict[str, at.Zero] = {
 # fmt: on
 _REDUCED = ("argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or")
 _CUMULATED = ("cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum")
+_SCATTERED = ("scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul", "scatter-sub")
 _WINDOWED = ("reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum")
 
 
@@ -340,9 +341,7 @@ def _convolution(equation: JaxprEqn) -> Reading:
 def _gather(equation: JaxprEqn) -> Reading:
     numbers, before = equation.params["dimension_numbers"], shape_of(equation.invars[0])
     sizes = _ints(equation.params["slice_sizes"])
-    if numbers.operand_batching_dims:
-        return Unknown()
-    dropped = _ints(numbers.collapsed_slice_dims)
+    dropped = _ints((*numbers.collapsed_slice_dims, *numbers.operand_batching_dims))
     kept = iter(k for k in range(len(before)) if k not in dropped)
     behind = iter(range(len(shape_of(equation.invars[1])) - 1))
     whole: list[int | None] = []
@@ -356,6 +355,18 @@ def _gather(equation: JaxprEqn) -> Reading:
     return at.LookedUp(tuple(whole), tuple(indices))
 
 
+def _scatter(equation: JaxprEqn) -> Reading:
+    numbers = equation.params["dimension_numbers"]
+    before, updates = (shape_of(equation.invars[k]) for k in (0, 2))
+    dropped = _ints((*numbers.inserted_window_dims, *numbers.operand_batching_dims))
+    kept = iter(k for k in range(len(before)) if k not in dropped)
+    axes = [next(kept) if k in numbers.update_window_dims else None for k in range(len(updates))]
+    pairs = zip(axes, updates, strict=True)
+    return at.Scattered(
+        tuple(k if k is not None and before[k] == size else None for k, size in pairs)
+    )
+
+
 def _always(reading: Reading) -> Callable[[JaxprEqn], Reading]:
     return lambda equation: reading
 
@@ -363,6 +374,7 @@ def _always(reading: Reading) -> Callable[[JaxprEqn], Reading]:
 _RULES: dict[str, Callable[[JaxprEqn], Reading]] = {
     **dict.fromkeys(_REDUCED, _reduced),
     **dict.fromkeys(_CUMULATED, _cumulated),
+    **dict.fromkeys(_SCATTERED, _scatter),
     **dict.fromkeys(_WINDOWED, _window),
     **dict.fromkeys(("iota", "random_bits", "empty"), _always(at.Generated())),
     "bitcast_convert_type": _bitcast,

@@ -193,6 +193,17 @@ class LookedUp:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Scattered:
+    """Operand 0 with operand 2 put into it, or added to it, at indices that are data: operand 1.
+
+    Attributes:
+        whole: For each dimension of operand 2, that of operand 0 which it covers whole.
+    """
+
+    whole: tuple[int | None, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Window:
     """A part of operand 0 from a start that is data: whole along the dimensions of equal size."""
 
@@ -221,6 +232,7 @@ Layout: TypeAlias = (
     | RaggedProduct
     | Convolved
     | LookedUp
+    | Scattered
     | Window
     | Placed
 )
