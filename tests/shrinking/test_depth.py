@@ -164,7 +164,15 @@ def test_states_of_optimizers_are_those_of_the_small_parameters(name):
     cut = without(deps, NAMES[name][0])
     params = eqx.filter(params, eqx.is_array) if name == "mixer" else params
     small = deps.shrink(params, cut)
-    for tx in (optax.adamw(1e-3), optax.adafactor(1e-3, min_dim_size_to_factor=999)):
+
+    def matrices(tree):
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
+
+    for tx in (
+        optax.adamw(1e-3),
+        optax.adafactor(1e-3, min_dim_size_to_factor=999),
+        optax.masked(optax.trace(0.9), matrices),
+    ):
         state, begun = deps.shrink(tx.init(params), cut), tx.init(small)
         assert jax.tree.structure(state) == jax.tree.structure(begun)
         assert shapes(state) == shapes(begun)
