@@ -8,6 +8,7 @@ import jax
 
 from jaxprune._errors import PruningError
 from jaxprune._metrics import L2, Metric
+from jaxprune._tree import concrete_leaves
 from jaxprune.shrinking._changes import changes_of
 from jaxprune.shrinking._choose import Budget, Per, choose
 from jaxprune.shrinking._choose_blocks import choose_blocks
@@ -107,6 +108,7 @@ class Dependencies:
                 group, or none that can be cut; the parameters are not those of the model; `cut`
                 alone takes all that was asked for.
         """
+        concrete_leaves(params, "choose")
         self.model.check(params)
         self._left(cut)
         return choose(
@@ -279,6 +281,7 @@ class Dependencies:
         Raises:
             PruningError: They differ by more; the message names the groups.
         """
+        concrete_leaves((params, inputs), "verify")
         self.model.check(params)
         with jax.default_matmul_precision("highest"):
             models = Models(self.reread(inputs), self.reread)

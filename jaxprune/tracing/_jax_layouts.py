@@ -60,7 +60,18 @@ _ZERO: dict[str, at.Zero] = {
     "clamp": "clamp",
 }
 # fmt: on
-_REDUCED = ("argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or")
+# The operand of these at whose zeros they are not finite.
+_POLE = {"div": 1, "rem": 1, **dict.fromkeys(("digamma", "lgamma", "log", "rsqrt"), 0)}
+_REDUCED = (
+    "argmax",
+    "argmin",
+    "reduce_and",
+    "reduce_max",
+    "reduce_min",
+    "reduce_or",
+    "reduce_prod",
+    "reduce_xor",
+)
 _CUMULATED = ("cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum")
 _SCATTERED = ("scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul", "scatter-sub")
 _WINDOWED = ("reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum")
@@ -74,7 +85,7 @@ def read(equation: JaxprEqn) -> Reading:
     if name in _jax.PASSED:
         return at.Same()
     if name in _jax.ELEMENTWISE:
-        return at.Aligned(_ZERO.get(name, "never"))
+        return at.Aligned(_ZERO.get(name, "never"), _POLE.get(name))
     opened = _jax.read(equation)
     return opened if isinstance(opened, _OPENED) else Unknown()
 
@@ -200,8 +211,20 @@ def _bitcast(equation: JaxprEqn) -> Reading:
     return at.Aligned() if same else Unknown()
 
 
+def _integer_power(equation: JaxprEqn) -> Reading:
+    return _of_exponent(equation.params["y"])
+
+
 def _power(equation: JaxprEqn) -> Reading:
-    return at.Aligned("first" if equation.params["y"] > 0 else "never")
+    exponent: Any = equation.invars[1]
+    known = _jax.is_known(exponent) and jnp.size(exponent.val) == 1
+    return _of_exponent(float(exponent.val)) if known else at.Aligned()
+
+
+def _of_exponent(exponent: float) -> Reading:
+    if exponent == 0:
+        return at.Aligned()
+    return at.Aligned("first") if exponent > 0 else at.Aligned(pole=0)
 
 
 def _transpose(equation: JaxprEqn) -> Reading:
@@ -386,8 +409,9 @@ _RULES: dict[str, Callable[[JaxprEqn], Reading]] = {
     "dynamic_slice": _always(at.Window()),
     "dynamic_update_slice": _always(at.Placed()),
     "gather": _gather,
-    "integer_pow": _power,
+    "integer_pow": _integer_power,
     "pad": _pad,
+    "pow": _power,
     "ragged_dot_general": _ragged_dot,
     "reduce_sum": _sum,
     "reshape": _reshape,

@@ -25,9 +25,12 @@ class Aligned:
 
     Attributes:
         zero: Where the results are zero.
+        pole: The operand that makes the results infinite or NaN where it is zero, as a divisor
+            does; None if none does.
     """
 
     zero: Zero = "never"
+    pole: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -106,6 +106,38 @@ def test_what_is_not_exact_is_named_beforehand_and_left_alone():
         deps.verify(params, cut, *model.inputs)
 
 
+@pytest.mark.parametrize(
+    ("move", "name"),
+    [
+        (lambda h: h / jnp.linalg.norm(h, axis=0), "div"),
+        (lambda h: h * jax.lax.rsqrt(jnp.sum(h * h, 0)), "rsqrt"),
+        (lambda h: jnp.log(jnp.abs(h)), "log"),
+        (lambda h: jnp.abs(h) ** -0.5, "pow"),
+        (lambda h: h**-2, "integer_pow"),
+    ],
+)
+def test_where_zeros_make_the_masked_model_infinite(move, name):
+    def f(params, x):
+        return jnp.tanh(x @ move(params["up"])) @ params["down"]
+
+    params = {"up": normal(3, 4), "down": normal(4, 2)}
+    (group,) = [g for g in jp.dependencies(f, params, normal(5, 3)).groups if not g.refused]
+    assert group.inexact.startswith(f"{name} is not finite where what is cut is zero at ")
+
+
+def test_where_no_zero_is_divided_by_nothing_is_infinite():
+    def f(params, x):
+        h = x @ params["up"]
+        h = jnp.where(h == 0, 0, 1 / jnp.where(h == 0, 1, h))
+        h = jax.lax.scan(lambda c, x: (jnp.tanh(c + x) / (c + 1), None), jnp.zeros(4), h)[0]
+        return (jnp.abs(h) ** 1.5) @ params["down"]
+
+    params = {"up": normal(3, 4), "down": normal(4, 2)}
+    deps = jp.dependencies(f, params, normal(5, 3))
+    assert [g.inexact for g in deps.groups if not g.refused] == [""]
+    assert deps.verify(params, deps.choose(params, 0.5), normal(5, 3)) < ROUNDING
+
+
 class Grouped(nn.Module):
     """Two branches, one after the other, under one norm of groups."""
 
