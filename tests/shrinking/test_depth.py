@@ -25,7 +25,7 @@ def test_what_is_left_is_the_masked_model(name):
     whole = dense(arrays)
     for names in (NAMES[name][-1:], NAMES[name]):
         cut = without(deps, *names)
-        expected = masked_results(model, params, deps, cut)
+        expected = masked_results(model, params, deps, cut, dense)
         assert gap(whole, expected) > 1e-3
         run, arrays = on_arrays(deps.function(cut), deps.shrink(params, cut), model.inputs)
         assert gap(expected, run(arrays)) < ROUNDING

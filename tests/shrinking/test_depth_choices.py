@@ -1,5 +1,7 @@
 """Which residual blocks go, by how little they change the stream; and which cannot, and why."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,21 +50,28 @@ def test_changes_are_the_cosines_of_the_stream():
 def test_changes_of_a_stack_are_those_of_its_layers():
     model, _, deps = built("stack")
     found = deps.changes(STACK, [model.inputs])
-    x, expected = model.inputs[0] @ STACK["embed"], []
-    for k in range(4):
-        p = jax.tree.map(lambda w, k=k: w[k].astype(jnp.bfloat16).astype(w.dtype), STACK["layers"])
-        after = layer(p, x)
-        expected.append(cosine_changes(x, after).mean())
-        x = after
+    layers = jax.tree.map(lambda w: w.astype(jnp.bfloat16).astype(w.dtype), STACK["layers"])
+
+    @quickly
+    def streams(x):
+        after = jax.lax.scan(lambda x, p: (layer(p, x), layer(p, x)), x, layers)[1]
+        return jnp.concatenate([x[None], after])
+
+    xs = streams(model.inputs[0] @ STACK["embed"])
+    expected = [cosine_changes(*pair).mean() for pair in itertools.pairwise(xs)]
     np.testing.assert_allclose(found["layers:layers"], expected, rtol=1e-4)
 
 
 def test_vectors_lie_along_what_the_last_weights_write():
     model, params, deps = built("mixer")
     found = deps.changes(params, [model.inputs])
-    x = jnp.stack([jax.vmap(params.embed)(x) for x in model.inputs[0]])
-    mixing = params.mixing[0]
-    mixed = jax.vmap(lambda x: x + jax.vmap(mixing.tokens)(jax.vmap(mixing.norms[0])(x).T).T)(x)
+
+    @quickly
+    def first_mixing(x):
+        x, mixing = jax.vmap(params.embed)(x), params.mixing[0]
+        return x, x + jax.vmap(mixing.tokens)(jax.vmap(mixing.norms[0])(x).T).T
+
+    x, mixed = (np.stack(each) for each in zip(*map(first_mixing, model.inputs[0]), strict=True))
     expected = cosine_changes(x.swapaxes(1, 2), mixed.swapaxes(1, 2)).mean()
     np.testing.assert_allclose(found["mixing/0/tokens/layers:branch"], [expected], rtol=1e-5)
 
