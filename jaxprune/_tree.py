@@ -85,9 +85,13 @@ def leaves(tree: Any, is_leaf: Callable[[Any], bool] = lambda node: False) -> li
     return found
 
 
-def rebuild(tree: Any, values: Iterable[Any]) -> Any:
+def rebuild(
+    tree: Any, values: Iterable[Any], is_leaf: Callable[[Any], bool] = lambda node: False
+) -> Any:
     """A tree like `tree` that holds `values`, in the order in which `leaves` gave them."""
-    return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=lambda node: node is None), values)
+    return jax.tree.unflatten(
+        jax.tree.structure(tree, is_leaf=lambda node: node is None or is_leaf(node)), values
+    )
 
 
 def arrays_in(tree: Any) -> list[Any]:

@@ -211,12 +211,29 @@ def split(block: Block, size: int) -> tuple[Block, Block]:
             one, two_ = split(first, size)
             return one, product([two_, rest])
         case _:
-            if any(part.size % minor for part in block.parts):
-                raise Misfit
-            pairs = [split(part, part.size // minor) for part in block.parts]
+            pairs = [split(part, part.size // minor) for part in _runs(block.parts, minor)]
             for _, each in pairs[1:]:
                 join(pairs[0][1], each, "pieces of different structure are reshaped into one")
             return joined_end_to_end(one for one, _ in pairs), pairs[0][1]
+
+
+def _runs(parts: Iterable[Block], size: int) -> list[Block]:
+    """The parts of a sum, those that are smaller than `size` joined end to end to make that."""
+    runs: list[Block] = []
+    run: list[Block] = []
+    for part in parts:
+        if not run and part.size % size == 0:
+            runs.append(part)
+            continue
+        run.append(part)
+        whole = joined_end_to_end(run)
+        if whole.size > size:
+            raise Misfit
+        if whole.size == size:
+            runs.append(whole)
+            run = []
+    assert not run
+    return runs
 
 
 def take_apart(block: Block, sizes: Sequence[int]) -> list[Block]:

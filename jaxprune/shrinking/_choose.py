@@ -1,4 +1,4 @@
-"""Which units go: rules, rankings and budgets."""
+"""Which units go: rankings, limits and budgets."""
 
 import dataclasses
 import math
@@ -8,110 +8,22 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from jaxprune._errors import InvalidPattern, InvalidSparsity, NoMatch, PruningError
+from jaxprune._errors import InvalidPattern, InvalidSparsity, NoMatch
 from jaxprune._metrics import Metric
 from jaxprune._text import shown
-from jaxprune._where import Pattern, covers
+from jaxprune.shrinking._blocks import Block
 from jaxprune.shrinking._cut import Cut
-from jaxprune.shrinking._groups import Group
+from jaxprune.shrinking._dropped import NOTHING, Dropped
 from jaxprune.shrinking._model import Model
+from jaxprune.shrinking._remains import Remains, remains
+from jaxprune.shrinking._rules import Amount, Rule, rules_of
 from jaxprune.shrinking._scores import Scores, unit_scores
 
 Per: TypeAlias = Literal["group", "global"]
 Budget: TypeAlias = Literal["units", "weights", "multiply_adds"]
-Amount: TypeAlias = float | Mapping[Pattern, float | None]
 
 # These are few, and what devices like is the product of their number with another.
 _COUNTED_SINGLY = ("heads", "queries", "experts")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Rule:
-    """Groups that one amount is for.
-
-    Attributes:
-        amount: The fraction that goes.
-        names: The names of the groups.
-    """
-
-    amount: float
-    names: tuple[str, ...]
-
-
-def rules_of(model: Model, amount: Amount) -> list[Rule]:
-    """Which groups an amount, or each amount of a mapping, is for.
-
-    Raises:
-        InvalidSparsity: An amount is not between 0 and 1.
-        NoMatch: A pattern matches no group that can be cut.
-    """
-    given = amount if isinstance(amount, Mapping) else {"*": amount}
-    if not any(value is not None for value in given.values()):
-        raise NoMatch(f"nothing is to be cut: there is only None in {shown(amount)}.")
-    taken: set[str] = set()
-    rules = []
-    for pattern, value in given.items():
-        matched = [name for name in model.groups if _matches(pattern, name)]
-        mine = [name for name in matched if name not in taken]
-        taken |= set(mine)
-        if value is None:
-            if not matched:
-                raise _no_group(pattern, model)
-            continue
-        _check_amount(value)
-        cuttable = [name for name in mine if not _why_left(model.groups[name], pattern)]
-        if not cuttable:
-            raise _no_group(pattern, model, mine)
-        rules.append(Rule(float(value), tuple(cuttable)))
-    return rules
-
-
-def names_matching(model: Model, patterns: Sequence[Pattern]) -> tuple[str, ...]:
-    """The names of the groups that patterns match and that can be cut.
-
-    Raises:
-        NoMatch: A pattern matches none.
-    """
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        mine = [name for name in model.groups if _matches(pattern, name)]
-        cuttable = [name for name in mine if not _why_left(model.groups[name], pattern)]
-        if not cuttable:
-            raise _no_group(pattern, model, mine)
-        found |= dict.fromkeys(cuttable)
-    return tuple(found)
-
-
-def _matches(pattern: Pattern, name: str) -> bool:
-    """Whether a pattern covers a group's name, with or without the role or axis at its end."""
-    bare = name.partition("[")[0].partition(":")[0]
-    return covers(pattern, name) or covers(pattern, bare)
-
-
-def _why_left(group: Group, pattern: Pattern) -> str:
-    if group.refused:
-        return group.refused
-    # What is not exact is cut only where it is called by its name.
-    return "" if not group.inexact or pattern == group.name else group.inexact
-
-
-def _check_amount(value: Any) -> None:
-    if isinstance(value, numbers.Real) and 0 < float(value) < 1:
-        return
-    raise InvalidSparsity(
-        f"an amount is the fraction that is cut, between 0 and 1, got {shown(value)}: write 0.5 "
-        "for half, and None in a mapping for groups that stay."
-    )
-
-
-def _no_group(pattern: Pattern, model: Model, mine: Sequence[str] = ()) -> PruningError:
-    if mine:
-        reasons = "; ".join(
-            f"{name}: {_why_left(model.groups[name], pattern)}" for name in mine[:4]
-        )
-        return NoMatch(f"no group that {pattern!r} matches can be cut. {reasons}.")
-    names = ", ".join(name for name, group in model.groups.items() if not group.refused)
-    return NoMatch(f"the pattern {pattern!r} matches no group. The groups are {names or 'none'}.")
 
 
 def choose(
@@ -124,13 +36,15 @@ def choose(
     budget: Budget,
     most: float,
     multiple_of: int,
+    cut: Cut,
 ) -> Cut:
     """The cut that meets a budget; see `Dependencies.choose`."""
     _check_choices(per, budget, most, multiple_of)
-    rules = rules_of(model, amount)
+    before = remains(cut, model)
+    rules = rules_of(model, amount, before.dropped)
     names = [name for rule in rules for name in rule.names]
-    scores = unit_scores(model, params, metric, names)
-    limits = Limits(model, most, multiple_of)
+    scores = unit_scores(model, params, metric, names, before)
+    limits = Limits(model, most, multiple_of, before)
     if budget != "units":
         removed = _to_cost(rules, scores, per, budget, limits)
     elif per == "global":
@@ -149,14 +63,20 @@ def choose(
     for name, count in removed.items():
         left = limits.left(name, count)
         order = np.argsort(scores[name], kind="stable")
-        if left < len(order):
+        if left < limits.there(name):
             kept[name] = tuple(sorted(order[len(order) - left :].tolist()))
     if not kept:
+        words = f"an amount of {shown(amount)} cuts no unit of the {len(names)} groups"
+        if cut.kept:
+            raise NoMatch(
+                f"{words} that `cut` does not: it leaves no more than is asked for, or as little "
+                "as can be. Ask for more, or pass a smaller cut."
+            )
         raise NoMatch(
-            f"an amount of {shown(amount)} cuts no unit of the {len(names)} groups: each keeps at "
-            "least one unit, and a multiple of multiple_of. Ask for more, or lower multiple_of."
+            f"{words}: each keeps at least one unit, and a multiple of multiple_of. Ask for more, "
+            "or lower multiple_of."
         )
-    return Cut(kept)
+    return cut | Cut(kept)
 
 
 def _check_choices(per: Any, budget: Any, most: Any, multiple_of: Any) -> None:
@@ -183,20 +103,25 @@ class Limits:
         model: The model.
         most: The largest fraction of a group that may go.
         multiple_of: What the number of units that stay is a multiple of.
+        before: What there is to choose from.
     """
 
     model: Model
     most: float
     multiple_of: int
+    before: Remains
+
+    def there(self, name: str) -> int:
+        """How many units there are to choose from."""
+        return int(np.count_nonzero(self.before.of(self.model.blocks[name])))
 
     def left(self, name: str, removed: int) -> int:
-        """How many units are left when `removed` are to go."""
+        """How many units are left when `removed` are to go, with those that are gone already."""
         units = self.model.groups[name].units
-        least = max(units - _floor(self.most, units), 1)
-        left = max(units - removed, least)
-        if name.partition("[")[0].rpartition(":")[2] in _COUNTED_SINGLY:
-            return left
-        return min(math.ceil(left / self.multiple_of) * self.multiple_of, units)
+        left = max(units - removed, units - _floor(self.most, units), 1)
+        if name.partition("[")[0].rpartition(":")[2] not in _COUNTED_SINGLY:
+            left = math.ceil(left / self.multiple_of) * self.multiple_of
+        return min(left, self.there(name))
 
 
 def _floor(fraction: float, units: int) -> int:
@@ -261,10 +186,14 @@ def _to_cost(
             f'budget="{budget}" is for the whole model: give all groups one amount, and None to '
             'those that stay; budget="units" takes an amount for each.'
         )
-    model = limits.model
+    model, before = limits.model, limits.before
     names = [name for rule in rules for name in rule.names]
-    cost = model.costs.weights if budget == "weights" else model.costs.multiply_adds
     events = _events(names, scores, per)
+
+    def cost(left: Mapping[Block, int], dropped: Dropped) -> int:
+        if budget == "weights":
+            return model.costs.weights(left, dropped.leaves)
+        return model.costs.multiply_adds(left, dropped.dead)
 
     def removed(count: int) -> dict[str, int]:
         found = dict.fromkeys(names, 0)
@@ -274,12 +203,14 @@ def _to_cost(
 
     def costs(count: int) -> int:
         gone = removed(count)
-        return cost({model.blocks[name]: limits.left(name, gone[name]) for name in names})
+        left = {model.blocks[name]: limits.left(name, gone[name]) for name in names}
+        return cost(before.counts() | left, before.dropped)
 
-    target = (1 - rules[0].amount) * cost({})
+    whole = cost({}, NOTHING)
+    target = (1 - rules[0].amount) * whole
     low, high = 0, len(events)
     if costs(high) > target:
-        share = 1 - costs(high) / max(cost({}), 1)
+        share = 1 - costs(high) / max(whole, 1)
         raise InvalidSparsity(
             f"at most {share:.1%} of the {budget.replace('_', '-')} can be cut with most="
             f"{limits.most} and multiple_of={limits.multiple_of}, and {rules[0].amount:.1%} are "

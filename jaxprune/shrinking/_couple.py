@@ -165,6 +165,22 @@ def _(reading: at.LookedUp, place: Place, operands: Sequence[Axes]) -> list[Axes
 
 
 @couple.register
+def _(reading: at.Scattered, place: Place, operands: Sequence[Axes]) -> list[Axes]:
+    whole, indices, parts = operands
+    for block in (
+        *indices[-1:],
+        *(block for k, block in enumerate(whole) if k not in reading.whole),
+    ):
+        place.pin(block, _POINTED)
+    for block, k in zip(parts, reading.whole, strict=True):
+        if k is None:
+            place.pin(block, _POINTED)
+        else:
+            place.join(whole[k], block)
+    return [whole]
+
+
+@couple.register
 def _(reading: at.Window, place: Place, operands: Sequence[Axes]) -> list[Axes]:
     (shape,) = place.shapes
     result = []

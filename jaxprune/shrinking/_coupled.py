@@ -20,10 +20,10 @@ from jaxprune._text import shown
 from jaxprune._tree import Leaf, is_prunable, node
 from jaxprune._where import Pattern, leave_out
 from jaxprune.shrinking._blocks import Block
-from jaxprune.shrinking._choose import names_matching
 from jaxprune.shrinking._dependencies import Dependencies
 from jaxprune.shrinking._model import Model
 from jaxprune.shrinking._positions import kept_positions, unit_positions
+from jaxprune.shrinking._rules import names_matching
 
 
 @node("sparsity")

@@ -8,8 +8,9 @@ import jax
 
 from jaxprune._errors import PruningError
 from jaxprune._metrics import L2, Metric
+from jaxprune._tree import concrete_leaves
 from jaxprune.shrinking._changes import changes_of
-from jaxprune.shrinking._choose import Amount, Budget, Per, choose
+from jaxprune.shrinking._choose import Budget, Per, choose
 from jaxprune.shrinking._choose_blocks import choose_blocks
 from jaxprune.shrinking._costs import Cost
 from jaxprune.shrinking._cut import Cut
@@ -22,14 +23,17 @@ from jaxprune.shrinking._model import Model
 from jaxprune.shrinking._models import Models
 from jaxprune.shrinking._remains import Remains, remains
 from jaxprune.shrinking._residual_blocks import ResidualBlocks
+from jaxprune.shrinking._rules import Amount
 from jaxprune.shrinking._verify import verified
+
+NOTHING = Cut({})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Dependencies:
     """What of a model must be cut together; made by `dependencies`.
 
-    `print` shows the groups as a table.
+    `print` shows the groups and the residual blocks as tables.
 
     Attributes:
         model: What was read: the program, its axes, its groups.
@@ -54,7 +58,8 @@ class Dependencies:
         return ResidualBlocks(self.model.depth.blocks.values())
 
     def __str__(self) -> str:
-        return groups_table(self.groups)
+        blocks = [str(self.blocks)] if self.blocks else []
+        return "\n\n".join([groups_table(self.groups), *blocks])
 
     __repr__ = __str__
 
@@ -68,6 +73,7 @@ class Dependencies:
         budget: Budget = "units",
         most: float = 0.9,
         multiple_of: int = 1,
+        cut: Cut = NOTHING,
     ) -> Cut:
         """Chooses the units that go: those whose weights score lowest.
 
@@ -90,15 +96,21 @@ class Dependencies:
             most: The largest fraction of a group that may go.
             multiple_of: The number of units that stay is a multiple of this, or all of them.
                 Heads, queries and experts are counted singly.
+            cut: What goes already, such as residual blocks: it counts as gone in every budget, and
+                is part of the result. Groups that go as a whole with a block are not counted among
+                the units of a rule.
 
         Returns:
             The cut.
 
         Raises:
             PruningError: An amount is not between 0 and 1 or cannot be met; a pattern matches no
-                group, or none that can be cut; the parameters are not those of the model.
+                group, or none that can be cut; the parameters are not those of the model; `cut`
+                alone takes all that was asked for.
         """
+        concrete_leaves(params, "choose")
         self.model.check(params)
+        self._left(cut)
         return choose(
             self.model,
             params,
@@ -108,6 +120,7 @@ class Dependencies:
             budget=budget,
             most=most,
             multiple_of=multiple_of,
+            cut=cut,
         )
 
     def changes(
@@ -268,6 +281,7 @@ class Dependencies:
         Raises:
             PruningError: They differ by more; the message names the groups.
         """
+        concrete_leaves((params, inputs), "verify")
         self.model.check(params)
         with jax.default_matmul_precision("highest"):
             models = Models(self.reread(inputs), self.reread)

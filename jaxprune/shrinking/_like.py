@@ -28,7 +28,7 @@ def shrink_tree(tree: Any, like: Sequence[Leaf], axes: Sequence[Axes], left: Rem
         left: What is left of these.
     """
     paths = Paths([leaf.path for leaf in like])
-    found = leaves(tree)
+    found = leaves(tree, _is_masked)
     values: list[Any] = []
     problems: list[Problem | None] = []
     candidates = paths.of_tree([leaf.path for leaf in found])
@@ -37,13 +37,23 @@ def shrink_tree(tree: Any, like: Sequence[Leaf], axes: Sequence[Axes], left: Rem
         values.append(value)
         problems.append(problem)
     raise_problems(problems)
-    return rebuild(tree, values)
+    return rebuild(tree, values, _is_masked)
+
+
+def _is_masked(node: Any) -> bool:
+    """Whether a node of an optimizer's state stands for a leaf that the optimizer leaves alone."""
+    if not isinstance(node, tuple) or node:
+        return False
+    import optax  # noqa: PLC0415  # importing jaxprune without training does not import Optax
+
+    return isinstance(node, optax.MaskedNode)
 
 
 def _shrunk(
     leaf: Leaf, found: Sequence[int], like: Sequence[Leaf], axes: Sequence[Axes], left: Remains
 ) -> tuple[Any, Problem | None]:
-    if is_array(leaf.value) and found and left.dropped.leaves.issuperset(found):
+    is_gone = found and left.dropped.leaves.issuperset(found)
+    if is_gone and (is_array(leaf.value) or _is_masked(leaf.value)):
         return None, _below(leaf, like[found[0]])
     if not is_array(leaf.value) or np.size(leaf.value) <= 1:
         # Counts, holes, and what stands where there is no statistic.

@@ -70,6 +70,8 @@ def _of_each(
             silence = _all(sets)
         case at.Padded() | at.Placed():
             silence = _all(sets[:2])
+        case at.Scattered():
+            silence = _all(sets[::2])
         case at.Aligned(zero="cases"):
             silence = _all(sets[1:])
         case at.Aligned(zero="any"):

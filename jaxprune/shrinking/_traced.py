@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jaxprune._errors import PruningError
+from jaxprune._errors import Problem, PruningError, raise_problems
 from jaxprune._tree import Leaf, arrays_in, is_array, leaves, with_arrays
 from jaxprune.tracing import _jax_layouts
 from jaxprune.tracing._readings import AnyJaxpr
@@ -52,8 +52,10 @@ def traced(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> Trace
     """Traces a function; nothing is computed.
 
     Raises:
-        PruningError: There is nothing to cut, the function cannot be traced, or it has effects.
+        PruningError: There is nothing to cut, the function cannot be traced, it has effects, or a
+            size is symbolic.
     """
+    raise_problems(map(_symbolic, leaves((params, inputs))))
     found = tuple(leaf for leaf in leaves(params) if is_array(leaf.value))
     out: list[Any] = []
 
@@ -73,6 +75,17 @@ def traced(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> Trace
     result = jax.tree.map(_described, out[0])
     return Traced(
         jaxpr, found, inside, tuple(leaves(result)), flat_constants(params, inputs), result
+    )
+
+
+def _symbolic(leaf: Leaf) -> Problem | None:
+    if not is_array(leaf.value) or all(isinstance(size, int) for size in leaf.value.shape):
+        return None
+    return Problem(
+        PruningError,
+        f"an argument has the symbolic shape {tuple(leaf.value.shape)}, and what is cut needs "
+        "sizes that are known: to export batches of any size, export one example under vmap, "
+        "jax.vmap(lambda x: f(params, x[None])[0])(batch).",
     )
 
 

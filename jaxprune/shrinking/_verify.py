@@ -45,16 +45,20 @@ def difference(one: Sequence[Any], other: Sequence[Any]) -> float:
     """The largest difference of results, relative to the largest entry of each."""
     worst = 0.0
     for a, b in zip(one, other, strict=True):
-        wide = [
-            np.asarray(x).astype(np.complex128 if x.dtype.kind == "c" else np.float64)
-            for x in (a, b)
-        ]
+        wide = [_wide(x) for x in (a, b)]
         scale = np.abs(wide[0]).max(initial=0.0)
         gap = np.abs(wide[0] - wide[1]).max(initial=0.0)
         if not np.isfinite(gap):
             return float("inf")
         worst = max(worst, float(gap / scale) if scale else float(gap))
     return worst
+
+
+def _wide(x: Any) -> np.ndarray[Any, Any]:
+    """An array in double precision; keys of random numbers as the integers that they hold."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    return np.asarray(x).astype(np.complex128 if x.dtype.kind == "c" else np.float64)
 
 
 def _rounding(results: Sequence[Any]) -> float:

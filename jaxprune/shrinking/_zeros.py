@@ -85,6 +85,10 @@ def _(reading: at.Same, step: Step, operands: Values, found: Found) -> list[Zero
 
 @zeros.register
 def _(reading: at.Aligned, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    if reading.pole is not None and operands[reading.pole].number is None:
+        words = f"{step.equation.primitive.name} is not finite where what is cut is zero"
+        for unit in frozenset().union(*operands[reading.pole].axes):
+            found.setdefault(unit, Why(words, step.equations))
     return [
         Zeros(
             tuple(
@@ -214,6 +218,15 @@ def _(reading: at.LookedUp, step: Step, operands: Values, found: Found) -> list[
 
 
 @zeros.register
+def _(reading: at.Scattered, step: Step, operands: Values, found: Found) -> list[Zeros]:
+    whole, parts = operands[0].axes, operands[2].axes
+    covers = {axis: k for k, axis in enumerate(reading.whole)}
+    return [
+        Zeros(tuple(z & parts[covers[k]] if k in covers else NONE for k, z in enumerate(whole)))
+    ]
+
+
+@zeros.register
 def _(reading: at.Window, step: Step, operands: Values, found: Found) -> list[Zeros]:
     return [
         Zeros(tuple(z & units_of(b) for z, b in zip(operands[0].axes, step.results[0])))  # noqa: B905
@@ -239,9 +252,12 @@ def _(reading: Scan, step: Step, operands: Values, found: Found) -> list[Zeros]:
     carry = list(operands[reading.constants : depth])
     one = [Zeros(z.axes[1:], z.number) for z in operands[depth:]]
     while True:
-        outputs = run_zeros(step.bodies[0], [*operands[: reading.constants], *carry, *one], found)
+        # What is found on the way to the zeros of any turn need not be true of these.
+        inside: Found = {}
+        outputs = run_zeros(step.bodies[0], [*operands[: reading.constants], *carry, *one], inside)
         after = [_both(old, new) for old, new in zip(carry, outputs, strict=False)]
         if after == carry:
+            _merge(inside, found)
             return [*carry, *(Zeros((NONE, *z.axes)) for z in outputs[reading.carry :])]
         carry = after
 
@@ -251,12 +267,19 @@ def _(reading: While, step: Step, operands: Values, found: Found) -> list[Zeros]
     first, second = reading.condition_constants, reading.body_constants
     carry = list(operands[first + second :])
     while True:
-        run_zeros(step.bodies[0], [*operands[:first], *carry], found)
-        outputs = run_zeros(step.bodies[1], [*operands[first : first + second], *carry], found)
+        inside: Found = {}
+        run_zeros(step.bodies[0], [*operands[:first], *carry], inside)
+        outputs = run_zeros(step.bodies[1], [*operands[first : first + second], *carry], inside)
         after = [_both(old, new) for old, new in zip(carry, outputs, strict=True)]
         if after == carry:
+            _merge(inside, found)
             return carry
         carry = after
+
+
+def _merge(inside: Found, found: Found) -> None:
+    for unit, why in inside.items():
+        found.setdefault(unit, why)
 
 
 @zeros.register

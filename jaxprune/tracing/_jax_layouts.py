@@ -60,8 +60,20 @@ _ZERO: dict[str, at.Zero] = {
     "clamp": "clamp",
 }
 # fmt: on
-_REDUCED = ("argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or")
+# The operand of these at whose zeros they are not finite.
+_POLE = {"div": 1, "rem": 1, **dict.fromkeys(("digamma", "lgamma", "log", "rsqrt"), 0)}
+_REDUCED = (
+    "argmax",
+    "argmin",
+    "reduce_and",
+    "reduce_max",
+    "reduce_min",
+    "reduce_or",
+    "reduce_prod",
+    "reduce_xor",
+)
 _CUMULATED = ("cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum")
+_SCATTERED = ("scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul", "scatter-sub")
 _WINDOWED = ("reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum")
 
 
@@ -73,7 +85,7 @@ def read(equation: JaxprEqn) -> Reading:
     if name in _jax.PASSED:
         return at.Same()
     if name in _jax.ELEMENTWISE:
-        return at.Aligned(_ZERO.get(name, "never"))
+        return at.Aligned(_ZERO.get(name, "never"), _POLE.get(name))
     opened = _jax.read(equation)
     return opened if isinstance(opened, _OPENED) else Unknown()
 
@@ -199,8 +211,20 @@ def _bitcast(equation: JaxprEqn) -> Reading:
     return at.Aligned() if same else Unknown()
 
 
+def _integer_power(equation: JaxprEqn) -> Reading:
+    return _of_exponent(equation.params["y"])
+
+
 def _power(equation: JaxprEqn) -> Reading:
-    return at.Aligned("first" if equation.params["y"] > 0 else "never")
+    exponent: Any = equation.invars[1]
+    known = _jax.is_known(exponent) and jnp.size(exponent.val) == 1
+    return _of_exponent(float(exponent.val)) if known else at.Aligned()
+
+
+def _of_exponent(exponent: float) -> Reading:
+    if exponent == 0:
+        return at.Aligned()
+    return at.Aligned("first") if exponent > 0 else at.Aligned(pole=0)
 
 
 def _transpose(equation: JaxprEqn) -> Reading:
@@ -340,9 +364,7 @@ def _convolution(equation: JaxprEqn) -> Reading:
 def _gather(equation: JaxprEqn) -> Reading:
     numbers, before = equation.params["dimension_numbers"], shape_of(equation.invars[0])
     sizes = _ints(equation.params["slice_sizes"])
-    if numbers.operand_batching_dims:
-        return Unknown()
-    dropped = _ints(numbers.collapsed_slice_dims)
+    dropped = _ints((*numbers.collapsed_slice_dims, *numbers.operand_batching_dims))
     kept = iter(k for k in range(len(before)) if k not in dropped)
     behind = iter(range(len(shape_of(equation.invars[1])) - 1))
     whole: list[int | None] = []
@@ -356,6 +378,18 @@ def _gather(equation: JaxprEqn) -> Reading:
     return at.LookedUp(tuple(whole), tuple(indices))
 
 
+def _scatter(equation: JaxprEqn) -> Reading:
+    numbers = equation.params["dimension_numbers"]
+    before, updates = (shape_of(equation.invars[k]) for k in (0, 2))
+    dropped = _ints((*numbers.inserted_window_dims, *numbers.operand_batching_dims))
+    kept = iter(k for k in range(len(before)) if k not in dropped)
+    axes = [next(kept) if k in numbers.update_window_dims else None for k in range(len(updates))]
+    pairs = zip(axes, updates, strict=True)
+    return at.Scattered(
+        tuple(k if k is not None and before[k] == size else None for k, size in pairs)
+    )
+
+
 def _always(reading: Reading) -> Callable[[JaxprEqn], Reading]:
     return lambda equation: reading
 
@@ -363,6 +397,7 @@ def _always(reading: Reading) -> Callable[[JaxprEqn], Reading]:
 _RULES: dict[str, Callable[[JaxprEqn], Reading]] = {
     **dict.fromkeys(_REDUCED, _reduced),
     **dict.fromkeys(_CUMULATED, _cumulated),
+    **dict.fromkeys(_SCATTERED, _scatter),
     **dict.fromkeys(_WINDOWED, _window),
     **dict.fromkeys(("iota", "random_bits", "empty"), _always(at.Generated())),
     "bitcast_convert_type": _bitcast,
@@ -374,8 +409,9 @@ _RULES: dict[str, Callable[[JaxprEqn], Reading]] = {
     "dynamic_slice": _always(at.Window()),
     "dynamic_update_slice": _always(at.Placed()),
     "gather": _gather,
-    "integer_pow": _power,
+    "integer_pow": _integer_power,
     "pad": _pad,
+    "pow": _power,
     "ragged_dot_general": _ragged_dot,
     "reduce_sum": _sum,
     "reshape": _reshape,

@@ -25,9 +25,12 @@ class Aligned:
 
     Attributes:
         zero: Where the results are zero.
+        pole: The operand that makes the results infinite or NaN where it is zero, as a divisor
+            does; None if none does.
     """
 
     zero: Zero = "never"
+    pole: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -193,6 +196,17 @@ class LookedUp:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Scattered:
+    """Operand 0 with operand 2 put into it, or added to it, at indices that are data: operand 1.
+
+    Attributes:
+        whole: For each dimension of operand 2, that of operand 0 which it covers whole.
+    """
+
+    whole: tuple[int | None, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Window:
     """A part of operand 0 from a start that is data: whole along the dimensions of equal size."""
 
@@ -221,6 +235,7 @@ Layout: TypeAlias = (
     | RaggedProduct
     | Convolved
     | LookedUp
+    | Scattered
     | Window
     | Placed
 )

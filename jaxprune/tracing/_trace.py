@@ -102,7 +102,9 @@ def jaxpr_of(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> Any
 
     try:
         return jax.make_jaxpr(flat)(arrays_in((params, inputs)))
-    except (TypeError, ValueError, AttributeError, jax.errors.JAXTypeError) as error:
+    except PruningError:
+        raise
+    except Exception as error:  # whatever a model may say of arguments that are not its own
         raise PruningError(
             f"f(params, *inputs) cannot be traced: {type(error).__name__}: {error}\n"
             "It must run under jax.jit with these arguments; pass what it treats as Python values "

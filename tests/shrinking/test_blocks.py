@@ -79,6 +79,18 @@ def test_pieces_of_different_sizes_are_reshaped_into_units_of_one_size():
     assert left(fused, n4=[2], n2=[1]) == [6, 10]
 
 
+def test_pieces_smaller_than_what_they_are_reshaped_into_make_it_together():
+    channels = [units(4), units(6)]
+    patches = joined_end_to_end(channels * 6)
+    rows, columns, whole = units(3), units(2), units(10)
+    join(patches, product([rows, columns, whole]), "misfit")
+    assert atoms(rows) == [ONE] * 3
+    assert [unit.size for unit in atoms(whole)] == [4, 6]
+    assert left(patches, n4=[3], n6=[0, 1]) == [n + k for n in range(0, 60, 10) for k in (3, 4, 5)]
+    with pytest.raises(Misfit):
+        split(joined_end_to_end([units(4), units(6), units(2)]), 2)
+
+
 def test_what_has_no_common_refinement_is_kept():
     one, other = units(24), units(24)
     split(one, 6)

@@ -68,6 +68,25 @@ def test_a_cost_is_met_to_within_one_unit(per, budget, amount):
     assert max(more) > (1 - amount) * whole
 
 
+def test_what_is_cut_already_counts_as_gone():
+    strongest = deps().choose(PARAMS, {"up": 0.5}).kept["up"]
+    strong = strongest[0]
+    before = jp.Cut({"up": tuple(k for k in range(8) if k != strong)})
+    for per in ("group", "global"):
+        cut = deps().choose(PARAMS, {"up": 0.5, "embed": None}, per=per, cut=before)
+        assert len(cut.kept["up"]) == 4
+        assert strong not in cut.kept["up"]
+        assert len({*cut.kept["up"]} & {*strongest}) == 3
+    costs = deps().cost(deps().choose(PARAMS, 0.5, budget="weights", cut=before))
+    assert costs.weights <= 67
+    with pytest.raises(jp.NoMatch, match="cuts no unit of the 1 groups that `cut` does not"):
+        deps().choose(PARAMS, {"up": 0.125}, cut=before)
+    with pytest.raises(jp.NoMatch, match="cuts no unit of the 2 groups that `cut` does not"):
+        deps().choose(PARAMS, 0.05, budget="weights", cut=before)
+    with pytest.raises(jp.PruningError, match=r"expected a jp\.Cut"):
+        deps().choose(PARAMS, 0.5, cut={"up": (0,)})
+
+
 def test_costs_count_what_there_is():
     cut = deps().choose(PARAMS, {"up": 0.5})
     small = deps().shrink(PARAMS, cut)

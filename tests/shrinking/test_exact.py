@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune._tree import is_array, leaves, rebuild
+from jaxprune._tree import arrays_in, is_array, leaves, rebuild
 from tests.shrinking.models import MODELS, filled
 from tests.tracing.models import initial, normal
 from tests.tracing.test_models import quickly
@@ -42,10 +42,10 @@ def gap(one, other):
     return max(np.abs(a - b).max() / np.abs(a).max() for a, b in pairs)
 
 
-def masked_results(model, params, deps, cut):
-    pruned = jp.apply_mask(params, deps.mask(params, cut))
-    run, arrays = on_arrays(model.f, pruned, model.inputs)
-    results = run(arrays)
+def masked_results(model, params, deps, cut, dense=None):
+    """What is left of the results with masked parameters; `dense` is the compiled whole model."""
+    dense = dense or on_arrays(model.f, params, model.inputs)[0]
+    results = dense(arrays_in(jp.apply_mask(params, deps.mask(params, cut))))
     left = deps._left(cut)
     return [left.take(x, axes) for x, axes in zip(results, deps.model.body.outputs, strict=True)]
 
@@ -86,11 +86,12 @@ def wrong_slices(deps, params, cut, error, arrays):
 @pytest.mark.parametrize("name", ["decoder", "state_space_model"])
 def test_without_a_part_of_one_group_alone(name):
     model, params, deps = built(name)
+    dense, _ = on_arrays(model.f, params, model.inputs)
     for group in deps.groups:
         if group.refused or "layers/1" in group.name or group.name == "embedding":
             continue  # the layers are alike
         cut = jp.Cut({group.name: range(1, group.units)})
-        expected = masked_results(model, params, deps, cut)
+        expected = masked_results(model, params, deps, cut, dense)
         run, arrays = on_arrays(deps.function(cut), deps.shrink(params, cut), model.inputs)
         assert gap(expected, run(arrays)) < ROUNDING, group.name
 
@@ -104,6 +105,38 @@ def test_what_is_not_exact_is_named_beforehand_and_left_alone():
     cut = deps.choose(params, {"embed": 0.25})
     with pytest.raises(jp.PruningError, match=r"cut alone, these groups differ: embed \("):
         deps.verify(params, cut, *model.inputs)
+
+
+@pytest.mark.parametrize(
+    ("move", "name"),
+    [
+        (lambda h: h / jnp.linalg.norm(h, axis=0), "div"),
+        (lambda h: h * jax.lax.rsqrt(jnp.sum(h * h, 0)), "rsqrt"),
+        (lambda h: jnp.log(jnp.abs(h)), "log"),
+        (lambda h: jnp.abs(h) ** -0.5, "pow"),
+        (lambda h: h**-2, "integer_pow"),
+    ],
+)
+def test_where_zeros_make_the_masked_model_infinite(move, name):
+    def f(params, x):
+        return jnp.tanh(x @ move(params["up"])) @ params["down"]
+
+    params = {"up": normal(3, 4), "down": normal(4, 2)}
+    (group,) = [g for g in jp.dependencies(f, params, normal(5, 3)).groups if not g.refused]
+    assert group.inexact.startswith(f"{name} is not finite where what is cut is zero at ")
+
+
+def test_where_no_zero_is_divided_by_nothing_is_infinite():
+    def f(params, x):
+        h = x @ params["up"]
+        h = jnp.where(h == 0, 0, 1 / jnp.where(h == 0, 1, h))
+        h = jax.lax.scan(lambda c, x: (jnp.tanh(c + x) / (c + 1), None), jnp.zeros(4), h)[0]
+        return (jnp.abs(h) ** 1.5) @ params["down"]
+
+    params = {"up": normal(3, 4), "down": normal(4, 2)}
+    deps = jp.dependencies(f, params, normal(5, 3))
+    assert [g.inexact for g in deps.groups if not g.refused] == [""]
+    assert deps.verify(params, deps.choose(params, 0.5), normal(5, 3)) < ROUNDING
 
 
 class Grouped(nn.Module):
@@ -162,5 +195,5 @@ def test_a_batch_of_another_size_is_traced_again_and_no_other():
     both = jax.jit(faster)(small, double)
     np.testing.assert_allclose(both[:1], both[1:], rtol=1e-5)
     assert both.shape == (2, 7)
-    faster(small, double)
+    jax.eval_shape(faster, small, double)
     assert len(faster.models.others) == 1

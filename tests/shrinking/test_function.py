@@ -131,7 +131,11 @@ def test_exported_and_loaded_in_a_process_without_jaxprune(tmp_path):
     from jax import export
 
     faster = deps().function(CUT)
-    (tmp_path / "small").write_bytes(export.export(jax.jit(faster))(SMALL, X).serialize())
+    batch = jax.ShapeDtypeStruct(export.symbolic_shape("n, 3"), X.dtype)
+    with pytest.raises(jp.PruningError, match=r"symbolic shape .* under vmap"):
+        export.export(jax.jit(faster))(SMALL, batch)
+    singly = jax.jit(lambda params, x: jax.vmap(lambda x: faster(params, x[None])[0])(x))
+    (tmp_path / "small").write_bytes(export.export(singly)(SMALL, batch).serialize())
     leaves = {f"{a}/{b}": np.asarray(x) for a, part in SMALL.items() for b, x in part.items()}
     np.savez(tmp_path / "small.npz", x=X, **leaves)
     code = """

@@ -39,7 +39,7 @@ def between(move):
             "the primitive pure_callback has no rule",
         ),
         (lambda h: h.reshape(4, 5).T, "a reshape does not divide it into whole parts"),
-        (lambda h: h.at[:, 1].set(0.0), "the primitive scatter has no rule"),
+        (lambda h: h.at[:, 1].set(0.0), "it is indexed by data"),
         (lambda h: jax.lax.dynamic_update_slice(h, h[:, :1], (0, 1)), "it is indexed by data"),
     ],
     ids=lambda value: value.split()[0] if isinstance(value, str) else "",
@@ -115,6 +115,8 @@ def test_what_is_to_be_kept():
 def test_functions_that_cannot_be_read():
     with pytest.raises(jp.PruningError, match="expected params that hold arrays"):
         jp.dependencies(model, {}, X)
+    with pytest.raises(jp.PruningError, match=r"cannot be traced: KeyError: 'wrong'"):
+        jp.dependencies(lambda p, x: p["wrong"], PARAMS, X)
     with pytest.raises(jp.PruningError, match=r"cannot be traced: TracerBoolConversionError: .*"):
         jp.dependencies(lambda p, x: x if x.sum() > 0 else p, PARAMS, X)
 
@@ -163,6 +165,24 @@ def test_verify_names_the_group(monkeypatch):
     assert deps().verify(PARAMS, cut, X) < 1e-6
     with pytest.raises(jp.PruningError, match=r"differs from the masked one by .*: embed "):
         deps().verify(PARAMS, cut, X, tolerance=-1.0)
+
+
+def test_what_needs_values():
+    cut = deps().choose(PARAMS, 0.5)
+    described = jax.eval_shape(lambda: X)
+    with pytest.raises(jp.PruningError, match="expected arrays, got a description of one"):
+        deps().verify(PARAMS, cut, described)
+    with pytest.raises(jp.PruningError, match="is a tracer, and choose needs its values"):
+        jax.jit(lambda params: deps().choose(params, 0.5))(PARAMS)
+
+
+def test_keys_among_the_results_are_compared():
+    def drawn(params, x, key):
+        key, now = jax.random.split(key)
+        return model(params, x + jax.random.normal(now, x.shape)), key
+
+    found = jp.dependencies(drawn, PARAMS, X, jax.random.key(0))
+    assert found.verify(PARAMS, found.choose(PARAMS, 0.5), X, jax.random.key(0)) < 1e-6
 
 
 def test_a_primitive_of_ones_own_is_read_once_it_is_registered():
