@@ -1,8 +1,8 @@
 """Reads, cuts and prunes models of other packages: `python -m benchmarks.packages PACKAGE`.
 
 PACKAGE is keras, haiku, penzai, equinox or transformers; `pip install jaxprune[packages]` installs
-them, but for transformers, whose Flax classes end with version 4 and want `flax<0.12.1` and
-`jax<0.8`. Weights are random, and no leaf is zero; sizes are real.
+them, but for transformers, whose Flax classes end with version 4: `jaxprune[packages-flax]`, in an
+environment of its own. Weights are random, and no leaf is zero; sizes are real.
 
 The first table: leaves, and how many of them products and convolutions read; how long reading
 takes from descriptions; kernels whose axes the package's documentation states, and how many agree;

@@ -81,9 +81,7 @@ def worst_squares(stats: jp.Stats, seen: dict[str, np.ndarray]) -> float:
     return worst
 
 
-def cut_difference(
-    model: PackageModel, params: Any, deps: jp.Dependencies, cut: jp.Cut
-) -> float:
+def cut_difference(model: PackageModel, params: Any, deps: jp.Dependencies, cut: jp.Cut) -> float:
     """How far the small model is from the masked one, relative to its largest result."""
     masked = jp.apply_mask(params, deps.mask(params, cut))
     with jax.default_matmul_precision("highest"):
@@ -155,9 +153,7 @@ def pruning(
         yield Pruned(name, took, count, problems)
 
 
-def _problems(
-    old: Any, new: Any, mask: Any, uses: jp.Uses, per_output: bool
-) -> Iterator[str]:
+def _problems(old: Any, new: Any, mask: Any, uses: jp.Uses, per_output: bool) -> Iterator[str]:
     """What is wrong with pruned parameters."""
     if jax.tree.structure(old) != jax.tree.structure(new) or type(old) is not type(new):
         yield "the tree has another structure"

@@ -68,9 +68,10 @@ def _layout(layer: Any) -> Any:
     if isinstance(layer, keras.layers.Conv2D):
         return _CONVOLUTION
     if isinstance(layer, keras.layers.EinsumDense):
-        into, _, out = layer.equation.replace("->", ",").split(",")
-        letters = layer.equation.replace("->", ",").split(",")[1]
-        summed = tuple(k for k, letter in enumerate(letters) if letter in into and letter not in out)
+        into, letters, out = layer.equation.replace("->", ",").split(",")
+        summed = tuple(
+            k for k, letter in enumerate(letters) if letter in into and letter not in out
+        )
         return summed, tuple(k for k in range(len(letters)) if k not in summed)
     return _DENSE if isinstance(layer, keras.layers.Dense) else None
 
@@ -86,8 +87,9 @@ def _squares(model: Any, layers: list[Any], params: Any, x: jax.Array) -> dict[s
             one = one.reshape(-1, *[1] * (_kernel(layer).ndim - 1))
         else:
             size, strides = tuple(layer.kernel_size), tuple(layer.strides)
-            one = window_squares(read, size, strides, layer.padding)[..., None]
-            if _layout(layer) == _CONVOLUTION and layer.groups > 1:
-                continue
+            one = window_squares(read, size, strides, layer.padding)
+            # Of a convolution in as many groups as channels, each reads its own.
+            in_groups = getattr(layer, "groups", 1) > 1
+            one = one[..., None, :] if in_groups else one[..., None]
         found[_kernel(layer).path] = one
     return found

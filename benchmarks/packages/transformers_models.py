@@ -56,9 +56,9 @@ def _t5() -> PackageModel:
         transformers.FlaxT5ForConditionalGeneration,
         config,
         words,
-        call=lambda model, params, words: model(
-            words, decoder_input_ids=words[:, :16], params=params
-        ).logits,
+        call=lambda model, params, words: (
+            model(words, decoder_input_ids=words[:, :16], params=params).logits
+        ),
     )
 
 
@@ -71,9 +71,9 @@ def _whisper() -> PackageModel:
         transformers.FlaxWhisperForConditionalGeneration,
         config,
         images(1, 80, 3000),
-        call=lambda model, params, sound: model(
-            sound, decoder_input_ids=jnp.arange(8)[None], params=params
-        ).logits,
+        call=lambda model, params, sound: (
+            model(sound, decoder_input_ids=jnp.arange(8)[None], params=params).logits
+        ),
     )
 
 
@@ -108,9 +108,7 @@ def _as_function(
     return _with_layout(forward, model.params_shape_tree, (x,))
 
 
-def _with_layout(
-    forward: Callable[..., Any], params: Any, inputs: tuple[Any, ...]
-) -> PackageModel:
+def _with_layout(forward: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> PackageModel:
     layout: Layout = {}
     before = "params/" if "batch_stats" in params else ""
 
