@@ -105,7 +105,7 @@ def _depth(model: PackageModel, deps: jp.Dependencies, params: Any) -> str:
     changes = deps.changes(params, [model.inputs])
     total = sum(map(len, changes.values()))
     if total < 2:
-        cut = jp.Cut({name: () for name in changes})
+        cut = jp.Cut(dict.fromkeys(changes, ()))
     else:
         cut = deps.choose_blocks(changes, max(1, total // 4))
     return f"{checks.cut_difference(model, params, deps, cut):.0e}"

@@ -14,12 +14,8 @@ from benchmarks.packages.model import Layout, PackageModel, images, window_squar
 def models() -> dict[str, Callable[[], PackageModel]]:
     """The models by name."""
     return {
-        "hk.nets.ResNet50": lambda: _as_function(
-            lambda x, is_training: hk.nets.ResNet50(1000)(x, is_training), images(1, 224, 224, 3)
-        ),
-        "hk.nets.MobileNetV1": lambda: _as_function(
-            lambda x, is_training: hk.nets.MobileNetV1()(x, is_training), images(1, 224, 224, 3)
-        ),
+        "hk.nets.ResNet50": lambda: _as_function(_resnet, images(1, 224, 224, 3)),
+        "hk.nets.MobileNetV1": lambda: _as_function(_mobilenet, images(1, 224, 224, 3)),
         "hk.nets.MLP": lambda: _as_function(
             lambda x, _: hk.nets.MLP([512, 256, 10])(x), images(16, 784)
         ),
@@ -27,6 +23,14 @@ def models() -> dict[str, Callable[[], PackageModel]]:
         "hk.MultiHeadAttention, 6 layers": lambda: _as_function(_attending, images(2, 32, 192)),
         "hk.experimental.layer_stack": lambda: _as_function(_stacked, images(2, 32, 192)),
     }
+
+
+def _resnet(x: jax.Array, is_training: bool) -> jax.Array:
+    return hk.nets.ResNet50(1000)(x, is_training)
+
+
+def _mobilenet(x: jax.Array, is_training: bool) -> jax.Array:
+    return hk.nets.MobileNetV1()(x, is_training)
 
 
 def _recurrent(x: jax.Array, _: bool) -> jax.Array:

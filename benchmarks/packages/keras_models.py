@@ -12,7 +12,7 @@ from benchmarks.packages.model import Layout, PackageModel, images, window_squar
 
 os.environ["KERAS_BACKEND"] = "jax"
 
-import keras  # noqa: E402 (the backend is chosen first)
+import keras
 
 _DENSE, _CONVOLUTION, _DEPTHWISE = ((0,), (1,)), ((0, 1, 2), (3,)), ((0, 1), (2, 3))
 
