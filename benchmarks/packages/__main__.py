@@ -49,7 +49,7 @@ def main() -> None:
     for name, make in models.items():
         model = make()
         found = checks.reading(model)
-        params = filled(model.params, found.uses)
+        params = filled(model.params, found.uses, model.quiet)
         if options.groups:
             print(f"\n{name}\n\n{found.uses}\n\n{found.deps}\n\n{found.deps.blocks}\n")
         if not options.skip_cuts:

@@ -65,12 +65,14 @@ def _as_function(make: Callable[[jax.Array], Any], x: jax.Array) -> PackageModel
     model = eqx.filter_eval_shape(make, jax.random.key(0))
     model = eqx.nn.inference_mode(model)
 
-    def forward(model: Any, x: jax.Array) -> Any:
-        key = jax.random.key(0)
-        takes_key = "key" in type(model).__call__.__annotations__
+    arrays, rest = eqx.partition(model, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    takes_key = "key" in type(model).__call__.__annotations__
+
+    def forward(arrays: Any, x: jax.Array) -> Any:
+        model, key = eqx.combine(arrays, rest), jax.random.key(0)
         return jax.vmap(lambda one: model(one, key=key) if takes_key else model(one))(x)
 
-    return PackageModel(forward, model, (x,), _layout(model))
+    return PackageModel(forward, arrays, (x,), _layout(arrays))
 
 
 def _layout(model: Any) -> Layout:
