@@ -74,9 +74,14 @@ def _whisper() -> PackageModel:
         config,
         images(1, 80, 3000),
         call=lambda model, params, sound: (
-            model(sound, decoder_input_ids=jnp.arange(8)[None], params=params).logits
+            model(sound, decoder_input_ids=_from(sound), params=params).logits
         ),
     )
+
+
+def _from(sound: jax.Array) -> jax.Array:
+    """Eight words that depend on data, as all that calibration looks at does."""
+    return (sound[:, 0, :8] * 1000).astype(jnp.int32)
 
 
 def _unet() -> PackageModel:
