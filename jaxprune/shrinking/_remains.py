@@ -90,8 +90,8 @@ def take(value: Any, positions: np.ndarray[Any, Any], axis: int) -> Any:
     if isinstance(value, jax.ShapeDtypeStruct):
         shape = (*value.shape[:axis], len(positions), *value.shape[axis + 1 :])
         return jax.ShapeDtypeStruct(shape, value.dtype)
-    if isinstance(value, np.ndarray):
-        return np.take(value, positions, axis)
+    if not isinstance(value, jax.Array):  # NumPy's, or what JAX 0.7 wraps constants in
+        return np.take(np.asarray(value), positions, axis)
     spread = not isinstance(value, jax.core.Tracer) and len(value.devices()) > 1
     # Only under jit may a computation on several devices choose how its result lies.
     return (_taken if spread else _take)(value, tuple(positions.tolist()), axis)

@@ -84,6 +84,9 @@ def _last_leaves(
 ) -> frozenset[int]:
     """The leaves that turn what a layer returns into what came in, if it has branches alone."""
     last: frozenset[int] = frozenset()
+    # Where the axes of what the layer returns are in the value: some models work on a transposed
+    # stream, and turn it back.
+    order: tuple[int, ...] = ()
     while number != facts.flow.inputs[carry]:
         op = facts.flow.maker.get(number)
         if op is None:
@@ -97,9 +100,15 @@ def _last_leaves(
             number = op.operands[found.stream]
         elif isinstance(op.step.reading, at.Same) and _keeps_type(op.step):
             number = op.operands[op.results.index(number)]
+        elif isinstance(op.step.reading, at.Transposed):
+            turned = op.step.reading.order
+            order = tuple(turned[k] for k in order) if order else turned
+            number = op.operands[0]
         else:
             name = op.step.equation.primitive.name
             raise _refusal(f"a layer does more than to add branches: there is {name}", op.step)
+    if order != tuple(range(len(order))):
+        raise _Refusal("each layer transposes what a scan carries")
     return last
 
 

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -78,6 +80,15 @@ def test_every_process_reads_the_same_numbers_as_one_device(folder):
     for process in range(PROCESSES):
         said = json.loads((folder / f"{process}.json").read_text())
         assert {name: said[name] for name in expected} == expected
+
+
+def test_pruning_with_data_that_is_spread_over_processes_is_that_of_one_device(folder):
+    expected = worker.with_data(jax.tree.map(jnp.asarray, worker.weights()), worker.batch())
+    for process in range(PROCESSES):
+        with np.load(folder / f"{process}.npz") as found:
+            for name, value in expected.items():
+                # Sums over the batch are made in another order.
+                np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 def test_a_loss_that_closes_over_a_spread_batch_is_told_how_to_take_it(folder):

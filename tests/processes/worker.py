@@ -55,6 +55,22 @@ def numbers(params, mask, x):
     }
 
 
+def model(params, x):
+    return jnp.tanh(x @ params["first"]) @ params["second"]
+
+
+def with_data(params, x):
+    """Statistics of a batch that is spread over all devices, and what Wanda makes of them."""
+    stats = jp.calibrate(model, params, [(x,)], gather="gram")
+    spec = jp.NM(2, 4, axis="input")
+    pruned, mask = jp.prune_with_data(model, params, [(x,)], spec, method=jp.Wanda)
+    made = {f"gram {name}": stats.gram(name) for name in params}
+    for name, leaf in params.items():
+        assert pruned[name].sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
+        made |= {f"pruned {name}": pruned[name], f"data mask {name}": mask[name]}
+    return made
+
+
 def refusal(params, x):
     """What `sensitivity` says of a loss that closes over its batch."""
     try:
@@ -99,6 +115,8 @@ def main(process, processes, address, folder):
                     assert mask.sharding.is_equivalent_to(params[name].sharding, mask.ndim)
                     whole = jax.device_put(mask, everywhere)
                     found[f"{how} {spec} {name}"] = np.asarray(whole.addressable_data(0))
+    for name, value in with_data(params, x).items():
+        found[name] = np.asarray(jax.device_put(value, everywhere).addressable_data(0))
     np.savez(folder / f"{process}.npz", **found)
     said = {
         **numbers(params, made["global"], x),

@@ -208,6 +208,33 @@ def test_stacks_that_cannot_lose_a_layer(body, words):
     assert "test_depth_choices.py:" in found
 
 
+def test_layers_of_a_stack_may_work_on_a_transposed_stream():
+    def f(p, x):
+        x, _ = jax.lax.scan(lambda x, p: (layer(p, x.T).T, None), x.T, p)
+        return x.T
+
+    x = normal(2, 6)
+    deps = jp.dependencies(f, STACK["layers"], x)
+    (block,) = deps.blocks
+    assert not block.refused
+    cut = jp.Cut({block.name: (0, 3)})
+    assert deps.verify(STACK["layers"], cut, x) < 1e-5
+    plain = jp.dependencies(
+        lambda p, x: jax.lax.scan(lambda x, p: (layer(p, x), None), x, p)[0], STACK["layers"], x
+    )
+    np.testing.assert_allclose(
+        *(each.changes(STACK["layers"], [(x,)])[block.name] for each in (deps, plain)), rtol=1e-5
+    )
+
+
+def test_stacks_whose_layers_return_the_stream_transposed():
+    def f(p, x):
+        return jax.lax.scan(lambda x, p: (layer(p, x).T, None), x, p)[0]
+
+    (found,) = why(f, STACK["layers"], normal(6, 6)).values()
+    assert found.startswith("each layer transposes what a scan carries")
+
+
 def test_stacks_that_are_read_elsewhere_too():
     def f(p, x):
         x, _ = jax.lax.scan(lambda x, p: (layer(p, x), None), x, p)

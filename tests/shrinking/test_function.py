@@ -36,6 +36,17 @@ def test_gradients_are_those_of_the_masked_model():
     jax.tree.map(close, deps().shrink(whole, CUT), small)
 
 
+def test_constants_that_are_numpy_arrays_are_cut():
+    table = np.linspace(1, 2, 8, dtype=np.float32)  # as rotary positions are
+    params = {"up": jnp.ones((4, 8)), "down": jnp.ones((8, 3))}
+    found = jp.dependencies(
+        lambda p, x: (x @ p["up"] * table) @ p["down"], params, jnp.ones((2, 4))
+    )
+    cut = jp.Cut({"up": (0, 2, 5)})
+    small = found.function(cut)(found.shrink(params, cut), jnp.ones((2, 4)))
+    np.testing.assert_allclose(small, np.full((2, 3), 4 * table[[0, 2, 5]].sum()), rtol=1e-6)
+
+
 def test_under_vmap_scan_and_donation():
     faster = deps().function(CUT)
     expected = faster(SMALL, X)
