@@ -13,10 +13,10 @@ VENV_WHEEL ?= .venv-wheel
 WORKERS ?= 2
 # Which tests; all of them by default.
 TESTS ?=
-# Most tests see eight devices, and compile quickly. These see one device, and programs as users have
-# them: those of the compiler, which are run nowhere else, and those of the kernel, which lays samples
-# side by side there.
-AS_USED := tests/kernels/test_device.py tests/kernels/test_floats.py tests/test_compat.py tests/test_fusion.py
+# Most tests see eight devices. With one, the kernel lays samples side by side.
+ONE_DEVICE := tests/kernels/test_device.py
+# These are about what XLA makes of programs, so they are not compiled quickly, as all others are.
+COMPILER := tests/kernels/test_floats.py tests/test_compat.py tests/test_fusion.py
 
 BIN := $(VENV)/bin
 # Quieter than -q: pip's errors still show, its remarks about the machine's package index do not.
@@ -42,17 +42,22 @@ examples: $(VENV)/.ready-examples  ## run every example but the demo
 	@set -e; for example in $(filter-out examples/demo.py,$(wildcard examples/*.py)); do echo "--- $$example"; $(BIN)/python "$$example"; done
 
 test: $(VENV)/.ready-test  ## run the tests, and the code of the README, docs and docstrings
-	$(if $(TESTS),,TEST_COMPILER=quick) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
-	$(if $(TESTS),,TEST_DEVICES=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(AS_USED))
+ifdef TESTS
+	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+else
+	TEST_COMPILER=quick $(BIN)/python -m pytest -n $(WORKERS)
+	TEST_COMPILER=quick TEST_DEVICES=1 $(BIN)/python -m pytest -n $(WORKERS) --dist load $(ONE_DEVICE)
+	$(BIN)/python -m pytest -n $(WORKERS) $(COMPILER)
+endif
 
 test-oldest: $(VENV_OLDEST)/.ready-test  ## the same on the oldest supported versions
-	$(VENV_OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	$(VENV_OLDEST)/bin/python -m pytest -n $(WORKERS) $(TESTS)
 
 # What is newest changes from day to day, so this environment is brought up to date every time.
 test-newest: | $(VENV_NEWEST)/.created  ## the same on the newest Python, with the newest versions it can have
 	$(VENV_NEWEST)/bin/python $(PIP_INSTALL) --upgrade --upgrade-strategy eager --editable '.[test]'
 	@$(VENV_NEWEST)/bin/python -c 'import jax, platform; print("Python", platform.python_version(), "with JAX", jax.__version__)'
-	$(VENV_NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	$(VENV_NEWEST)/bin/python -m pytest -n $(WORKERS) $(TESTS)
 
 lint: $(VENV)/.ready-lint  ## check style, formatting and types
 	$(BIN)/ruff check

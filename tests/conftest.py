@@ -1,5 +1,6 @@
 """What all tests share: eight devices of one CPU, how programs are compiled, settings."""
 
+import gc
 import os
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -9,11 +10,13 @@ import jax
 import pytest
 from hypothesis import settings
 
-# The subject of these is how XLA compiles: the quick run leaves them to one that compiles as ever.
+# Their subject is how XLA compiles: they are compiled as for users. All other programs are small
+# and run once, and to compile them well would take longest.
 COMPILER = ("kernels/test_floats.py", "test_compat.py", "test_fusion.py")
 
-# `make test` asks for it. XLA's emitters of fusions take most of the time to compile a small
-# program; JAX 0.10 is the last in which its older ones can be had.
+# `make test` runs those of the compiler apart: they cannot share a process with what follows. XLA's
+# emitters of fusions take most of the time to compile a small program, and JAX 0.10 is the last in
+# which its older ones can be had.
 QUICK = os.environ.get("TEST_COMPILER") == "quick"
 collect_ignore = list(COMPILER) if QUICK else []
 if QUICK and jax.__version_info__ < (0, 11):
@@ -28,16 +31,9 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / "
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-# Where the bits of compiled programs are the law they are compiled as for users. Elsewhere they
-# are small and run once, and to compile them well would take longest.
-OPTIMIZED = (
-    "tests.kernels.test_floats",
-    "tests.kernels.test_sharding",
-    "tests.processes",
-    "tests.test_compat",
-    "tests.test_fusion",
-    "tests.training.test_devices",
-)
+# Programs and their traces are many objects that live long: to look through them less often saves a
+# tenth of the time.
+gc.set_threshold(100_000)
 
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.register_profile("dev", deadline=None, max_examples=40)
@@ -52,8 +48,8 @@ def x64():
 
 @pytest.fixture(autouse=True, scope="module")
 def compilation(request):
-    """XLA with all of its passes in the modules that need them."""
-    with all_passes() if request.module.__name__.startswith(OPTIMIZED) else nullcontext():
+    """XLA with all of its passes in the modules that are about them."""
+    with all_passes() if str(request.path).endswith(COMPILER) else nullcontext():
         yield
 
 

@@ -146,7 +146,7 @@ def _compare_statistics(cases):
         by_size.setdefault(math.prod(case["shape"]), []).append(case)
     for size in sorted(by_size.keys() - {0}):
         scores = jnp.stack([jnp.asarray(floats(case["scores"])) for case in by_size[size]])
-        ours = jax.device_get(jax.vmap(jp.stats)(scores))
+        ours = jax.device_get(jax.jit(jax.vmap(jp.stats))(scores))
         for i, case in enumerate(by_size[size]):
             _compare(case, jax.tree.map(lambda field, i=i: field[i], ours))
 

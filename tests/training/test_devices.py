@@ -13,6 +13,13 @@ import jaxprune as jp
 from tests.training.model import DATA, PARAMS, kernels, loss
 
 
+def trained(step, params, state, grads):
+    for g in grads:
+        updates, state = step(g, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["Auto", "Explicit"])
 def test_sharded_parameters(axis_type):
     mesh = jax.make_mesh((4, 2), ("a", "b"), (axis_type,) * 2)
@@ -21,20 +28,14 @@ def test_sharded_parameters(axis_type):
         name: {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in layer.items()}
         for name, layer in PARAMS.items()
     }
+    tx = jp.sparsify(optax.adam(0.05), 0.75, schedule=jp.constant(2, 8, 3), rule=jp.rigl())
+    grads = [jax.grad(loss)(PARAMS, x) for x in DATA[:6]]  # of one device: the same bits
+    _, alone_state = trained(jax.jit(tx.update), PARAMS, tx.init(PARAMS), grads)
     with jax.set_mesh(mesh):
-        tx = jp.sparsify(optax.adam(0.05), 0.75, schedule=jp.constant(2, 8, 3), rule=jp.rigl())
-        grads = [jax.grad(loss)(PARAMS, x) for x in DATA[:6]]  # of one device: the same bits
-        step = jax.jit(tx.update)
-        params, state = spread, tx.init(spread)
-        alone, alone_state = PARAMS, tx.init(PARAMS)
-        text = step.lower(jax.tree.map(jax.device_put, grads[0]), state, params).compile().as_text()
-        assert "all-gather" not in text
-        for g in grads:
-            here = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), g, params)
-            updates, state = step(here, state, params)
-            params = optax.apply_updates(params, updates)
-            updates, alone_state = tx.update(g, alone_state, alone)
-            alone = optax.apply_updates(alone, updates)
+        step, state = jax.jit(tx.update), tx.init(spread)
+        here = [jax.tree.map(lambda x, w: jax.device_put(x, w.sharding), g, spread) for g in grads]
+        assert "all-gather" not in step.lower(here[0], state, spread).compile().as_text()
+        params, state = trained(step, spread, state, here)
     chex.assert_trees_all_equal(
         kernels(jp.current(state).mask), kernels(jp.current(alone_state).mask)
     )
