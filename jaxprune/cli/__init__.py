@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if argv is None:  # in a process of its own: an accelerator's memory would only be in the way
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        # Python looks for cycles whenever there are 700 more objects, in all of them now and then:
-        # with 50,000 tensors that took a fifth of the time, and they are in none.
+        # Python looks for cycles whenever there are 700 more objects, and now and then in all of
+        # them: the descriptions of many tensors are many objects, and in no cycle.
         gc.set_threshold(100_000, 50, 50)
     # A process of its own is about to end: a signal on its way out must change nothing.
     with catching(restore=argv is not None):

@@ -146,9 +146,7 @@ def _described(
             header = file.tell()
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # NumPy evaluates a header as Python, and says of none what it raises
+    except Exception as error:  # NumPy evaluates a header as Python, which may raise anything
         what = shown(_ADDRESS.sub("", str(error)))
         raise _broken(path, f"{info.filename!r} has a broken header ({what})") from None
     if dtype.hasobject or not dtype.itemsize:
