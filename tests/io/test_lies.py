@@ -226,3 +226,19 @@ def test_a_header_that_numpy_cannot_read_is_told_in_one_line(header, tmp_path):
     words = r"in.npz is no whole npz file: 'w.npy' has a broken header (?!.* at 0x)"
     with pytest.raises(io.CheckpointError, match=words):
         io.open_checkpoint(tmp_path / "in.npz")
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"\x81\xc0\x01", "a key is neither a text nor an integer"),
+        (b"\x81\xd4\x01\x00\x01", "an array is not made of shape, dtype and bytes"),
+        (b"\x82\xa1w\x01\xa1w\x02", "the key 'w' stands there twice"),
+    ],
+    ids=["nil", "extension", "twice"],
+)
+def test_keys_of_msgpack_that_no_tree_has(raw, words, tmp_path):
+    (tmp_path / "in.msgpack").write_bytes(raw)
+    with pytest.raises(io.CheckpointError, match=words) as caught:
+        io.open_checkpoint(tmp_path / "in.msgpack")
+    assert " at 0x" not in str(caught.value)

@@ -168,10 +168,15 @@ def test_states_of_optimizers_are_those_of_the_small_parameters(name):
     def matrices(tree):
         return jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
 
+    def labels(tree):
+        return jax.tree.map(lambda leaf: "matrix" if leaf.ndim > 1 else "vector", tree)
+
     for tx in (
         optax.adamw(1e-3),
         optax.adafactor(1e-3, min_dim_size_to_factor=999),
         optax.masked(optax.trace(0.9), matrices),
+        optax.partition({"matrix": optax.adam(1e-3), "vector": optax.lion(1e-3)}, labels),
+        optax.contrib.muon(1e-3),
     ):
         state, begun = deps.shrink(tx.init(params), cut), tx.init(small)
         assert jax.tree.structure(state) == jax.tree.structure(begun)

@@ -28,6 +28,7 @@ def between(move):
     [
         (jax.nn.softmax, "reduce_max runs along it"),
         (lambda h: jnp.cumsum(h, -1), "cumsum runs along it"),
+        (lambda h: h * jnp.prod(h, -1, keepdims=True), "reduce_prod runs along it"),
         (lambda h: jnp.sort(h, -1), "sort runs along it"),
         (lambda h: jax.lax.top_k(h, 4)[0], "top_k runs along it"),
         (lambda h: h[:, ::-1], "rev runs along it"),
