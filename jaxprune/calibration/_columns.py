@@ -13,13 +13,14 @@ from jaxprune._kernels.ranked import Ranked
 from jaxprune._kernels.sharding import on_any_mesh
 from jaxprune._specs.n_of_m import NM
 from jaxprune._specs.unstructured import Unstructured
+from jaxprune.calibration._hessian import Factor
 
 _TILE = 16  # columns that are finished one by one; what they change beyond is one product
 _EXACT = lax.Precision.HIGHEST
 _LARGEST_FLOAT = 2.0**31 - 2.0**7  # the largest float32 that an int32 holds
 
 
-class _Columns(NamedTuple):
+class Columns(NamedTuple):
     """How columns are gone through.
 
     Attributes:
@@ -33,82 +34,85 @@ class _Columns(NamedTuple):
     blocks: int
 
 
-def _columns(spec: Any, inputs: int, block: int) -> _Columns:
+def columns_of(spec: Any, inputs: int, block: int) -> Columns:
+    """How the columns of a matrix are gone through.
+
+    Args:
+        spec: As of `SparseGPT.solve`.
+        inputs: How many columns the matrix has.
+        block: As of `SparseGPT`.
+    """
     if isinstance(spec, NM):
         width = min(-(-block // spec.m) * spec.m, inputs)
-        return _Columns(width, spec.m, -(-inputs // width))
+        return Columns(width, spec.m, -(-inputs // width))
     width = min(block, inputs)
     tile = max(tile for tile in range(1, _TILE + 1) if width % tile == 0)
-    return _Columns(width, tile, -(-inputs // width))
+    return Columns(width, tile, -(-inputs // width))
 
 
-@functools.partial(jax.jit, static_argnames=("block", "exact"))
+@functools.partial(jax.jit, static_argnames=("columns", "exact"))
 @functools.partial(on_any_mesh, like=lambda weights, *_: (weights, weights, weights))
 def solved_columns(
-    weights: jax.Array,
-    root: jax.Array,
-    dead: jax.Array,
-    spec: Any,
-    *,
-    block: int,
-    exact: bool,
+    weights: jax.Array, found: Factor, spec: Any, *, columns: Columns, exact: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The new weights, which are kept, and whether all of them are finite.
 
+    Within a block, a removed weight w of column j changes those to the right by -w / U_jj * U_j.
+    From block to block all changes so far are made up for at once: with C_a the old weights of a
+    finished block less the new, those of block b are the old ones plus U_bb^T sum_a R_ab^T C_a.
+
     Args:
         weights: [batch, out, in], of any floating dtype.
-        root: float32 [batch, in, in], U.
-        dead: bool [batch, in], the inputs whose weights become zero.
+        found: The factor of the layer's Gram matrix; weights of dead inputs become zero.
         spec: As of `SparseGPT.solve`.
-        block: As of `SparseGPT`.
+        columns: How the columns are gone through.
         exact: As of `SparseGPT`.
-
-    The errors of removed weights, w / U_jj, are gathered in an array [batch, in, out]; the weights
-    of a column j are the old ones less U_j^T times all errors so far. Only what is needed next is
-    computed: a block, of it a tile, of it a column.
     """
     inputs = weights.shape[2]
-    columns = _columns(spec, inputs, block)
     width, padded = columns.width, columns.width * columns.blocks
-    # Columns lie in rows: a column of all outputs is contiguous then.
-    old = jnp.where(dead[:, :, None], 0, weights.astype(jnp.float32).swapaxes(1, 2))
-    old = jnp.pad(old, ((0, 0), (0, padded - inputs), (0, 0)))
-    pad = ((0, 0), (0, padded - inputs), (0, padded - inputs))
-    beyond = (jnp.arange(padded) >= inputs).astype(jnp.float32)
-    wide = jnp.pad(root, pad) + jnp.diag(beyond)
+    old = jnp.where(found.dead[:, None, :], 0, weights.astype(jnp.float32))
+    old = jnp.pad(old, ((0, 0), (0, 0), (0, padded - inputs)))
     budgets = (
         _budgets(spec, weights.shape, columns, exact) if isinstance(spec, Unstructured) else None
     )
 
-    def step(b: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        errors, new, kept = state
-        start = b * width
-        above = lax.dynamic_slice_in_dim(wide, start, width, 2)
-        here = lax.dynamic_slice_in_dim(old, start, width, 1) - _product(above, errors)
-        part = lax.dynamic_slice_in_dim(above, start, width, 1)
+    def step(b: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        new, kept = state
+        root = lax.dynamic_index_in_dim(found.inverses, b, 1, keepdims=False)
+        before = lax.dynamic_slice_in_dim(old, b * width, width, 2)
+
+        def add(a: jax.Array, lost: jax.Array) -> jax.Array:
+            at = (a * width, b * width)
+            between = lax.dynamic_slice(found.upper, (0, *at), (len(old), width, width))
+            was, now = (lax.dynamic_slice_in_dim(x, at[0], width, 2) for x in (old, new))
+            return lost + jnp.matmul(was - now, between, precision=_EXACT)
+
+        lost = lax.fori_loop(0, b, add, jnp.zeros_like(before))
+        here = before + jnp.matmul(lost, root, precision=_EXACT)
+        here = here.swapaxes(1, 2)  # a column of all outputs is contiguous then
         stay = jnp.ones_like(here, bool)
         if isinstance(spec, Unstructured):
             assert budgets is not None
-            is_real = (start + jnp.arange(width) < inputs)[None, :, None]
-            scores = jnp.where(is_real, _scores(here, part), jnp.inf)
+            is_real = (b * width + jnp.arange(width) < inputs)[None, :, None]
+            scores = jnp.where(is_real, _scores(here, root), jnp.inf)
             stay = _chosen(scores, budgets[b], spec.per == "output", exact)
-        found = _block(here, part, stay, columns.tile, spec)
-        return tuple(
-            lax.dynamic_update_slice_in_dim(whole, of_block, start, 1)
-            for whole, of_block in zip((errors, new, kept), found, strict=True)
+        new_here, kept_here = _block(here, root, stay, columns.tile, spec)
+        return (
+            lax.dynamic_update_slice_in_dim(new, new_here.swapaxes(1, 2), b * width, 2),
+            lax.dynamic_update_slice_in_dim(kept, kept_here.swapaxes(1, 2), b * width, 2),
         )
 
-    start = (jnp.zeros_like(old), jnp.zeros_like(old), jnp.ones_like(old, bool))
-    _, new, kept = lax.fori_loop(0, columns.blocks, step, start)
-    new, kept = (x[:, :inputs].swapaxes(1, 2) for x in (new, kept))
+    start = (jnp.zeros_like(old), jnp.ones_like(old, bool))
+    new, kept = lax.fori_loop(0, columns.blocks, step, start)
+    new, kept = (x[:, :, :inputs] for x in (new, kept))
     solved = new.astype(weights.dtype)
     return solved, kept, jnp.isfinite(new).all()
 
 
 def _block(
     weights: jax.Array, root: jax.Array, stay: jax.Array, tile: int, spec: Any
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The errors of one block of columns, its new weights, and which are kept, [batch, in, out]."""
+) -> tuple[jax.Array, jax.Array]:
+    """The new weights of one block of columns, and which are kept, [batch, in, out]."""
 
     def step(t: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         start = t * tile
@@ -127,28 +131,27 @@ def _block(
         )
 
     start = (jnp.zeros_like(weights), jnp.zeros_like(weights), stay)
-    errors, new, kept = lax.fori_loop(0, weights.shape[1] // tile, step, start)
-    return errors, new, kept
+    _, new, kept = lax.fori_loop(0, weights.shape[1] // tile, step, start)
+    return new, kept
 
 
 def _tile(weights: jax.Array, root: jax.Array, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The errors and the new weights of columns that are finished one by one."""
 
-    def step(j: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        errors, now = state
-        column = lax.dynamic_index_in_dim(now, j, 1)
-        right = lax.dynamic_index_in_dim(root, j, 1, keepdims=False)[:, :, None]
+    def step(j: jax.Array, errors: jax.Array) -> jax.Array:
+        # The errors of column j and of those to its right are still 0.
+        above = lax.dynamic_index_in_dim(root, j, 2)
+        column = lax.dynamic_index_in_dim(weights, j, 1) - _product(above, errors)
         lost = jnp.where(lax.dynamic_index_in_dim(keep, j, 1), 0, column)
-        error = lost / lax.dynamic_index_in_dim(right, j, 1)
-        # To the left of column j the factor is 0: what is finished stays as it is.
-        return lax.dynamic_update_slice_in_dim(errors, error, j, 1), now - right * error
+        error = lost / lax.dynamic_index_in_dim(above, j, 1)
+        return lax.dynamic_update_slice_in_dim(errors, error, j, 1)
 
-    errors, new = lax.fori_loop(0, keep.shape[1], step, (jnp.zeros_like(weights), weights))
-    return errors, jnp.where(keep, new, 0)
+    errors = lax.fori_loop(0, keep.shape[1], step, jnp.zeros_like(weights))
+    return errors, jnp.where(keep, weights - _product(root, errors), 0)
 
 
 def _product(above: jax.Array, errors: jax.Array) -> jax.Array:
-    """What errors [batch, all, out] change in columns, by the factor [batch, all, columns]."""
+    """The transpose of [batch, all, columns] times [batch, all, out]."""
     return jnp.einsum("baj,bao->bjo", above, errors, precision=_EXACT)
 
 
@@ -170,7 +173,7 @@ def _chosen(scores: jax.Array, count: jax.Array, per_output: bool, exact: bool) 
 
 
 def _budgets(
-    spec: Unstructured, shape: tuple[int, ...], columns: _Columns, exact: bool
+    spec: Unstructured, shape: tuple[int, ...], columns: Columns, exact: bool
 ) -> jax.Array:
     """How many weights go in each block, int32 [blocks, 1], or [blocks, batch] of a leaf's budget.
 

@@ -55,22 +55,27 @@ def damped(gram: jax.Array, rows: Any, damping: Any, dtype: Any = jnp.float32) -
     return Damped(hessian, dead & ~jnp.all(dead, axis=1, keepdims=True))
 
 
-class Root(NamedTuple):
-    """A factor of the inverse of a damped Gram matrix.
+class Factor(NamedTuple):
+    """A triangular factor of a damped Gram matrix, in blocks of `width` inputs.
+
+    The inputs are padded to whole blocks; what is added has a diagonal of 1.
 
     Attributes:
-        upper: float32 [batch, in, in], U, upper triangular, with U^T U = H^-1.
-        dead: bool [batch, in], as of `Damped`.
-        exists: Whether H is definite: if not, `upper` means nothing.
+        upper: float32 [batch, inputs, inputs], R, upper triangular, with H = R R^T.
+        inverses: float32 [batch, blocks, width, width], of the blocks on the diagonal of R. They
+            are the blocks on the diagonal of U = R^-1, of which H^-1 = U^T U.
+        dead: bool [batch, inputs], as of `Damped`.
+        exists: Whether H is definite: if not, the factor means nothing.
     """
 
     upper: jax.Array
+    inverses: jax.Array
     dead: jax.Array
     exists: jax.Array
 
 
-def root_of_inverse(gram: jax.Array, rows: Any, damping: float) -> Root:
-    """U, in float64 where the device has it, for activations are correlated.
+def factor(gram: jax.Array, rows: Any, damping: float, width: int) -> Factor:
+    """The factor in float64 where the device has it, for activations are correlated.
 
     With a condition number of 10^4, which rectified activations have, float32 leaves four digits of
     U, so that dozens of nearly tied scores of a million change places.
@@ -79,23 +84,29 @@ def root_of_inverse(gram: jax.Array, rows: Any, damping: float) -> Root:
         gram: As of `damped`, and known: to be called outside of jit.
         rows: As of `damped`.
         damping: As of `damped`.
+        width: How many inputs a block has.
     """
     with float64_allowed():
-        return _root(gram, rows, damping, dtype=widest(gram))
+        return _factor(gram, rows, damping, width=width, dtype=widest(gram))
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-@functools.partial(on_any_mesh, like=lambda gram, *_: Root(gram, gram, gram))
-def _root(gram: jax.Array, rows: Any, damping: Any, *, dtype: Any) -> Root:
+@functools.partial(jax.jit, static_argnames=("width", "dtype"))
+@functools.partial(on_any_mesh, like=lambda gram, *_: Factor(gram, gram, gram, gram))
+def _factor(gram: jax.Array, rows: Any, damping: Any, *, width: int, dtype: Any) -> Factor:
     hessian, dead = damped(gram, rows, damping, dtype)
-    # Of H with its order reversed, L L^T: then U is L^-1 with its order reversed.
-    with jax.default_matmul_precision("highest"):
-        lower = jnp.linalg.cholesky(hessian[:, ::-1, ::-1])
-        identity = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=dtype), hessian.shape)
-        inverse = lax.linalg.triangular_solve(lower, identity, left_side=True, lower=True)
-    upper = inverse[:, ::-1, ::-1].astype(jnp.float32)
-    positive = jnp.diagonal(upper, axis1=1, axis2=2) > 0
-    return Root(upper, dead, jnp.isfinite(upper).all() & positive.all())
+    # Of H with its order reversed, L L^T: then R is L with its order reversed.
+    lower = lax.linalg.cholesky(hessian[:, ::-1, ::-1], symmetrize_input=False)
+    upper = lower[:, ::-1, ::-1]
+    inputs = gram.shape[-1]
+    starts = range(0, inputs, width)
+    beyond = len(starts) * width - inputs
+    upper = jnp.pad(upper, ((0, 0), (0, beyond), (0, beyond)))
+    upper += jnp.diag(jnp.arange(len(upper[0])) >= inputs).astype(dtype)
+    blocks = jnp.stack([upper[:, i : i + width, i : i + width] for i in starts], axis=1)
+    identity = jnp.broadcast_to(jnp.eye(width, dtype=dtype), blocks.shape)
+    inverses = lax.linalg.triangular_solve(blocks, identity, left_side=True, lower=False)
+    exists = jnp.isfinite(inverses).all() & (jnp.diagonal(blocks, axis1=2, axis2=3) > 0).all()
+    return Factor(upper.astype(jnp.float32), inverses.astype(jnp.float32), dead, exists)
 
 
 def unusable(weights: Any, gram: Any, rows: Any, name: str) -> Problem | None:
@@ -152,7 +163,8 @@ def not_solvable(
             f"of {finite.size} matrices: look for NaN and infinity in the batches and in params."
         )
     higher = [one for one in _DAMPINGS if one > damping]
-    enough = next((one for one in higher if bool(root_of_inverse(gram, rows, one).exists)), None)
+    width = gram.shape[-1]
+    enough = next((one for one in higher if bool(factor(gram, rows, one, width).exists)), None)
     remedy = (
         "no damping would do: its entries differ too much in size. Leave the leaf out"
         if enough is None

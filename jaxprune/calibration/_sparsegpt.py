@@ -18,8 +18,8 @@ from jaxprune._specs.unstructured import Unstructured
 from jaxprune._text import shown
 from jaxprune._tree import Leaf, as_array
 from jaxprune._where import leave_out
-from jaxprune.calibration._columns import solved_columns
-from jaxprune.calibration._hessian import check_damping, not_solvable, root_of_inverse, unusable
+from jaxprune.calibration._columns import columns_of, solved_columns
+from jaxprune.calibration._hessian import check_damping, factor, not_solvable, unusable
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +95,12 @@ class SparseGPT:
             ]
         )
         raise_problems([_unfit(spec, weights.shape, name)])
-        root = root_of_inverse(gram, rows, self.damping)
+        columns = columns_of(spec, weights.shape[2], self.block)
+        found = factor(gram, rows, self.damping, columns.width)
         solved, kept, finite = solved_columns(
-            weights, root.upper, root.dead, spec, block=self.block, exact=self.exact
+            weights, found, spec, columns=columns, exact=self.exact
         )
-        if not bool(root.exists & finite):
+        if not bool(found.exists & finite):
             raise not_solvable(weights, gram, rows, self.damping, name)
         return solved, kept
 
