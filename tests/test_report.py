@@ -32,7 +32,7 @@ def rows_of(report):
 
 def only(array, **kwargs):
     """The count of a bare array."""
-    return jp.report(jnp.asarray(array), **kwargs).rows[0].count
+    return jp.report(jax.device_put(array), **kwargs).rows[0].count
 
 
 # --- what is counted ----------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def check_stats(scores, rtol=2e-6):
 
 
 @pytest.mark.parametrize(
-    "shape", [(), (1,), (2,), (7,), (8, 12), (5, 9), (3, 4, 5), (64, 64)], ids=str
+    "shape", [(), (1,), (2,), (9,), (3, 4, 5), (64, 64)], ids=str
 )
 def test_stats_of_a_leaf(shape):
     """Sizes even and odd."""
@@ -417,7 +417,7 @@ def test_stats_do_not_hide_a_nan():
 
 
 def test_stats_of_infinite_scores():
-    found = jp.stats(jnp.array([-jnp.inf, 1.0, 2.0, jnp.inf, 3.0]))
+    found = jp.stats(jnp.array([-jnp.inf, jnp.inf, 2.0]))
     assert (float(found.min), float(found.median), float(found.max)) == (-math.inf, 2.0, math.inf)
 
 
