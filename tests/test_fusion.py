@@ -20,7 +20,7 @@ SUMMED = ("rows", "columns", "channels", "blocks")
 
 def near_ties(shape, seed):
     """Floats a few units in the last place apart, which a fused multiply-add could swap."""
-    return jnp.asarray(oracle.hard_scores("neighbours", seed, shape, np.float32))
+    return jax.device_put(oracle.hard_scores("neighbours", seed, shape, np.float32))
 
 
 @pytest.mark.parametrize(

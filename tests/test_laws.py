@@ -62,7 +62,7 @@ def linen_params(model):
 
 
 def weights(shape, seed):
-    return jnp.asarray(np.random.default_rng(seed).integers(-7, 9, shape).astype(np.float32))
+    return jax.device_put(np.random.default_rng(seed).integers(-7, 9, shape).astype(np.float32))
 
 
 def is_float(leaf):

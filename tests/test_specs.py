@@ -16,7 +16,7 @@ import pytest
 
 import jaxprune as jp
 
-WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=(8, 16)), jnp.float32)
+WEIGHTS = jax.device_put(np.float32(np.random.default_rng(0).normal(size=(8, 16))))
 HUNDRED = [i / 100 for i in range(100)]
 
 # Pairwise different in one thing: the class, the sparsity, or one static field.
