@@ -7,16 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune._kernels.floats import (
-    exponent,
-    from_keys,
-    keys,
-    nonzero,
-    scaled_down,
-    scaled_up,
-    square,
-)
+from jaxprune._kernels import floats
+from jaxprune._kernels.floats import nonzero
 from tests import oracle
+
+# Compiled whole, as they run inside of kernels: XLA may fuse and contract what it likes.
+exponent, keys, square = map(jax.jit, (floats.exponent, floats.keys, floats.square))
+scaled_down, scaled_up = (jax.jit(jax.vmap(f)) for f in (floats.scaled_down, floats.scaled_up))
+from_keys = jax.jit(floats.from_keys, static_argnums=1)
 
 F32, BF16, F16, F64 = (np.dtype(t) for t in (np.float32, jnp.bfloat16, np.float16, np.float64))
 HALVES = [BF16, F16]
@@ -98,8 +96,8 @@ def check_scaling(values):
     powers = np.where(values == 0, np.asarray(exponent(array)), np.frexp(values)[1] - 1)
     np.testing.assert_array_equal(exponent(array), powers)
     fractions = np.ldexp(values, -powers).astype(values.dtype)
-    assert_same_bits(jax.vmap(scaled_down)(array, powers), fractions)
-    assert_same_bits(jax.vmap(scaled_up)(jax.device_put(fractions), powers), values)
+    assert_same_bits(scaled_down(array, powers), fractions)
+    assert_same_bits(scaled_up(jax.device_put(fractions), powers), values)
 
 
 def assert_same_bits(found, expected):
@@ -131,7 +129,7 @@ def test_scaling_down_and_up_again_in_float64(values, x64):
 def test_scaling_up_rounds_to_subnormals_half_to_even(fraction, power):
     expected = (np.float64(fraction) * 2.0**power).astype(F32)
     if abs(fraction) >= 2.0**-100:  # smaller ones may be flushed beside what they were scaled by
-        found = np.asarray(scaled_up(jnp.float32(fraction), jnp.int32(power)))
+        found = np.asarray(scaled_up(np.float32([fraction]), np.int32([power])))[0]
         assert found == expected
 
 
