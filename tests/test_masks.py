@@ -132,7 +132,7 @@ UNITS = [
 ]
 
 
-# Each shape with two ways to score its units; channels, blocks, and rows with columns, with all four.
+# Each shape with two ways to score its units, and each kind of spec with all four.
 @pytest.mark.parametrize(
     ("name", "shape", "options", "reduce"),
     [(*unit, reduce) for i, unit in enumerate(UNITS) for reduce in REDUCES[i % 2 :: 2]],
