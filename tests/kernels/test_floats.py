@@ -134,10 +134,11 @@ def test_scaling_up_rounds_to_subnormals_half_to_even(fraction, power):
 
 
 @thorough
-@given(values=st.lists(st.floats(width=32), min_size=20, max_size=20))
-def test_a_square_is_correctly_rounded(values):
-    values = np.array(values, F32)
+@given(values=st.lists(st.floats(width=32), min_size=20, max_size=20), power=st.integers(-76, -62))
+def test_a_square_is_correctly_rounded(values, power):
     with np.errstate(all="ignore"):
+        values = np.array(values, F32)
+        values = np.concatenate([values, np.ldexp(np.frexp(values)[0], power)])
         np.testing.assert_array_equal(np.asarray(square(jax.device_put(values))), values * values)
 
 
