@@ -422,7 +422,7 @@ def test_stats_of_infinite_scores():
 def test_the_mean_of_many_scores_is_close():
     """A million numbers near one, added in a row in float32, would be off by a percent."""
     scores = 1 + np.random.default_rng(0).random((1000, 1000), np.float32) / 1000
-    check_stats(jax.device_put(scores), rtol=2e-6)
+    check_stats(jax.device_put(scores), rtol=1e-5)  # sums of 1000 that JAX 0.7 adds in a row
 
 
 # --- top_scores ---------------------------------------------------------------------------------

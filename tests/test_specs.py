@@ -97,7 +97,8 @@ class TestValue:
         assert {value: 1}[copy.deepcopy(value)] == 1
 
     def test_prints_as_it_is_written(self, value):
-        assert eval(repr(value), vars(jp)) == value
+        names = {name: getattr(jp, name) for name in jp.__all__}
+        assert eval(repr(value), names) == value
 
     def test_is_frozen(self, value):
         for field in [*dataclasses.fields(value)]:
