@@ -94,7 +94,7 @@ def top_scores(scores: Any, k: int) -> list[TopScore]:
     rows = of_all_processes(_highest(arrays, int(k), widest), arrays)
     rows = rows[rows[:, 0] >= 0]
     values = np.ascontiguousarray(rows[:, -_words(widest) :]).view(widest)[:, 0]
-    order = np.asarray(keys(jnp.asarray(values)))
+    order = host.all_keys(Ranked(values))
     best = sorted(range(len(rows)), key=lambda i: (-int(order[i]), *rows[i]))[:k]
     return [
         TopScore(leaf.path, tuple(map(int, rows[i, 1 : 1 + leaf.value.ndim])), float(values[i]))

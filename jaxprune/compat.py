@@ -121,7 +121,7 @@ def prune(
         alive = host.survivors(Ranked(units), int(budget(sparsity, units.size, held)))
         kept = np.broadcast_to(np.expand_dims(alive, axis), scores.shape)
     pruned = np.where(kept, array, np.float32(0))
-    return jnp.asarray(pruned), jnp.asarray(kept.astype(np.float32))
+    return jax.device_put((pruned, kept.astype(np.float32)))
 
 
 def importance(array: ArrayLike, metric: MetricName = "l1_magnitude", seed: int = 0) -> jax.Array:
@@ -138,7 +138,7 @@ def importance(array: ArrayLike, metric: MetricName = "l1_magnitude", seed: int 
     Raises:
         PruningError: The metric's name or the seed is not valid, or `array` is traced.
     """
-    return jnp.asarray(_scores(_tensor(array), metric, seed))
+    return jax.device_put(_scores(_tensor(array), metric, seed))
 
 
 def unstructured_l1(sparsity: float) -> PruningConfig:

@@ -60,14 +60,13 @@ def survivors_by_group(scores, counts, axes):
 
 
 def shares(scores, budget, most):
-    """How many weights each array loses: the lowest go one by one, of no array more than `most`."""
+    """How many weights each array loses: the lowest `budget` go, of no array more than `most`."""
     owner = np.concatenate([np.full(np.size(s), i) for i, s in enumerate(scores)])
-    given = [0] * len(scores)
-    for index in lowest_first(np.concatenate([exact(s).ravel() for s in scores])):
-        i = owner[index]
-        if sum(given) < budget and given[i] < most[i]:
-            given[i] += 1
-    return given
+    owner = owner[lowest_first(np.concatenate([exact(s).ravel() for s in scores]))]
+    may_go = np.zeros(owner.size, bool)  # lowest first
+    for i, limit in enumerate(most):
+        may_go[np.flatnonzero(owner == i)[:limit]] = True
+    return np.bincount(owner[may_go][:budget], minlength=len(scores)).tolist()
 
 
 # --- specs --------------------------------------------------------------------------------------

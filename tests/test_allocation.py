@@ -92,10 +92,10 @@ def test_the_budget_is_met_to_the_weight(leaves, sparsity, method):
 # Masks are made of few shapes: each is compiled once.
 MODEL = {
     "conv": {
-        "kernel": jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 4, 8)), jnp.float32)
+        "kernel": jax.device_put(np.float32(np.random.default_rng(0).normal(size=(3, 3, 4, 8))))
     },
-    "big": {"kernel": jnp.asarray(np.random.default_rng(1).normal(size=(32, 48)), jnp.float32)},
-    "head": {"kernel": jnp.asarray(np.random.default_rng(2).normal(size=(48, 3)), jnp.float32)},
+    "big": {"kernel": jax.device_put(np.float32(np.random.default_rng(1).normal(size=(32, 48))))},
+    "head": {"kernel": jax.device_put(np.float32(np.random.default_rng(2).normal(size=(48, 3))))},
     "bias": jnp.ones(8),
 }
 KERNELS = (288, 1536, 144)
@@ -375,9 +375,9 @@ def lamp_statement(params, budget):
 def three_leaves(seed):
     rng = np.random.default_rng(seed)
     return {
-        "even": jnp.asarray(1 + 0.01 * rng.normal(size=(8, 12)), jnp.float32),
-        "normal": jnp.asarray(100 * rng.normal(size=(6, 5)), jnp.float32),
-        "wide": jnp.asarray(rng.standard_cauchy(size=(4, 9)), jnp.float32),
+        "even": jax.device_put(np.float32(1 + 0.01 * rng.normal(size=(8, 12)))),
+        "normal": jax.device_put(np.float32(100 * rng.normal(size=(6, 5)))),
+        "wide": jax.device_put(np.float32(rng.standard_cauchy(size=(4, 9)))),
     }
 
 
@@ -428,7 +428,7 @@ def outlying(fractions):
     for name, fraction in fractions.items():
         weights = np.ones(400, np.float32)
         weights[: int(400 * fraction)] = 99
-        params[name] = {"kernel": jnp.asarray(weights.reshape(20, 20))}
+        params[name] = {"kernel": jax.device_put(weights.reshape(20, 20))}
 
     def model(params, x):
         return [x @ layer["kernel"] for layer in params.values()]

@@ -13,7 +13,7 @@ from tests import oracle
 
 
 def weights(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return jax.device_put(np.float32(np.random.default_rng(seed).normal(size=shape)))
 
 
 PARAMS = {

@@ -20,26 +20,33 @@ SUMMED = ("rows", "columns", "channels", "blocks")
 
 def near_ties(shape, seed):
     """Floats a few units in the last place apart, which a fused multiply-add could swap."""
-    return jnp.asarray(oracle.hard_scores("neighbours", seed, shape, np.float32))
+    return jax.device_put(oracle.hard_scores("neighbours", seed, shape, np.float32))
+
+
+# A floor changes a count, and nothing that is fused. Of most metrics two specs that read the same
+# scores are enough.
+ALONE = [(name,) for name in SPECS if "floor" not in name]
 
 
 @pytest.mark.parametrize(
-    ("metric", "spec"),
-    [*product(["L2"], SPECS), *product(["L1", "Random", "LCG", "function"], ["leaf", "2:4"])],
+    ("metric", "specs"),
+    [*product(["L2"], ALONE), *product(["L1", "Random", "LCG", "function"], [("leaf", "2:4")])],
 )
-def test_fused_in_a_users_jit_they_give_the_eager_bits(metric, spec):
-    draw = weights if spec in SUMMED else near_ties
+def test_fused_in_a_users_jit_they_give_the_eager_bits(metric, specs):
+    draw = weights if {*specs} <= {*SUMMED} else near_ties
     params = {"a": {"kernel": draw((8, 16), 0)}, "b": {"kernel": draw((16, 8), 1)}}
-    rule = SPECS[spec](0.59375)
+    rules = {spec: SPECS[spec](0.59375) for spec in specs}
 
     @jax.jit
     def step(params):
         scores = jp.importance(params, METRICS[metric](params))
-        mask = jp.make_mask(scores, rule)
-        pruned = jp.apply_mask(params, mask)
-        return mask, pruned, jax.tree.map(lambda s, w: jnp.sum(s + w * w), scores, pruned)
+        masks = {spec: jp.make_mask(scores, rule) for spec, rule in rules.items()}
+        pruned = {spec: jp.apply_mask(params, mask) for spec, mask in masks.items()}
+        sums = [jax.tree.map(lambda s, w: jnp.sum(s + w * w), scores, p) for p in pruned.values()]
+        return masks, pruned, sums
 
-    mask, pruned, _ = step(params)
-    expected = mask_of(params, METRICS[metric](params), rule)
-    assert_same(mask, expected)
-    assert_same(pruned, jp.apply_mask(params, expected))
+    masks, pruned, _ = step(params)
+    for spec, rule in rules.items():
+        expected = mask_of(params, METRICS[metric](params), rule)
+        assert_same(masks[spec], expected)
+        assert_same(pruned[spec], jp.apply_mask(params, expected))

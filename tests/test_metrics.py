@@ -55,13 +55,13 @@ def squared(values, dtype):
 def test_l1_of_every_half_precision_float_is_its_magnitude(dtype):
     values = every_half(dtype)
     expected = (values.view(np.uint16) & 0x7FFF).view(dtype)
-    assert_same_bits(jp.importance(jnp.asarray(values), jp.L1()), expected)
+    assert_same_bits(jp.importance(jax.device_put(values), jp.L1()), expected)
 
 
 def test_l1_of_every_float32_exponent_is_its_magnitude():
     values = every_exponent()
     expected = (values.view(np.uint32) & 0x7FFFFFFF).view(F32)
-    assert_same_bits(jp.importance(jnp.asarray(values), jp.L1()), expected)
+    assert_same_bits(jp.importance(jax.device_put(values), jp.L1()), expected)
 
 
 def test_l1_keeps_float64(x64):
@@ -79,13 +79,13 @@ def test_the_square_of_every_float32_exponent_is_the_rounded_one(metric):
     expected = squared(values, F32)
     subnormal = (expected > 0) & (expected < np.finfo(F32).tiny)
     assert subnormal.sum() > 1000  # what a backend that flushes would lose
-    assert_same_bits(jp.importance(jnp.asarray(values), metric), expected)
+    assert_same_bits(jp.importance(jax.device_put(values), metric), expected)
 
 
 @given(kind=kinds, seed=seeds)
 def test_the_square_of_a_float32_is_the_rounded_one(kind, seed):
     values = oracle.hard_scores(kind, seed, (40,), F32)
-    assert_same_bits(jp.importance(jnp.asarray(values), jp.L2()), squared(values, F32))
+    assert_same_bits(jp.importance(jax.device_put(values), jp.L2()), squared(values, F32))
 
 
 @given(exponent=st.integers(-76, -62), seed=seeds)
@@ -93,20 +93,20 @@ def test_a_subnormal_square_rounds_half_to_even(exponent, seed):
     # Mantissas of few bits have squares that lie halfway between two subnormal numbers.
     mantissas = np.random.default_rng(seed).integers(0, 2**12, 40) * 2.0**-12 + 1
     values = (mantissas * 2.0**exponent).astype(F32)
-    assert_same_bits(jp.importance(jnp.asarray(values), jp.L2()), squared(values, F32))
+    assert_same_bits(jp.importance(jax.device_put(values), jp.L2()), squared(values, F32))
 
 
 @squares
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 def test_the_square_of_every_half_precision_float_is_taken_in_float32(dtype, metric):
     values = every_half(dtype)
-    assert_same_bits(jp.importance(jnp.asarray(values), metric), squared(values, F32))
+    assert_same_bits(jp.importance(jax.device_put(values), metric), squared(values, F32))
 
 
 def test_the_square_of_a_float16_is_exact():
     values = every_half(F16)
     values = values[np.isfinite(values)]
-    found = np.asarray(jp.importance(jnp.asarray(values), jp.L2()))
+    found = np.asarray(jp.importance(jax.device_put(values), jp.L2()))
     np.testing.assert_array_equal(found.astype(F64), values.astype(F64) ** 2)
 
 
@@ -114,25 +114,25 @@ def test_the_square_of_a_float64_is_the_rounded_one(x64):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(64, 41)) * 2.0 ** np.arange(-500, 525, 25)
     with x64(True):
-        assert_same_bits(jp.importance(jnp.asarray(values), jp.L2()), squared(values, F64))
+        assert_same_bits(jp.importance(jax.device_put(values), jp.L2()), squared(values, F64))
 
 
 def test_subnormal_squares_of_float64_keep_their_order(x64):
     values = np.array([1e-158, 2e-160, 0.0, 3e-161, 1e-157])
     with x64(True):
-        assert_same_bits(jp.importance(jnp.asarray(values), jp.L2()), squared(values, F64))
+        assert_same_bits(jp.importance(jax.device_put(values), jp.L2()), squared(values, F64))
 
 
 def test_squares_have_the_same_bits_under_x64(x64):
     values = every_exponent()
     with x64(True):
-        found = jp.importance(jnp.asarray(values), jp.L2())
+        found = jp.importance(jax.device_put(values), jp.L2())
         assert_same_bits(found, squared(values, F32))
 
 
 @pytest.mark.parametrize("metric", [jp.L1(), jp.L2()], ids=["L1", "L2"])
 def test_scores_have_the_same_bits_under_jit_beside_other_work(metric):
-    values = jnp.asarray(every_exponent())
+    values = jax.device_put(every_exponent())
 
     @jax.jit
     def fused(values):
@@ -258,7 +258,7 @@ def test_scores_of_gradients_are_the_rounded_ones(metric, kind, seed):
     weights, slopes = (np.where(abs(v) < 1e-15, 0, v).astype(F32) for v in (weights, slopes))
     with np.errstate(all="ignore"):
         expected = OF_GRADIENTS[metric](weights, slopes)
-    found = np.asarray(jp.importance(jnp.asarray(weights), metric(jnp.asarray(slopes))))
+    found = np.asarray(jp.importance(jax.device_put(weights), metric(jax.device_put(slopes))))
     # A backend may flush what is too small for a normal number.
     tiny = abs(expected) < np.finfo(F32).tiny
     np.testing.assert_array_equal(found[~tiny], expected[~tiny])

@@ -25,7 +25,7 @@ def tree_of(shapes):
         node = tree
         for key in above:
             node = node.setdefault(key, {})
-        node[name] = jnp.asarray(rng.normal(size=shape), jnp.float32)
+        node[name] = jax.device_put(np.float32(rng.normal(size=shape)))
     return tree
 
 

@@ -16,10 +16,10 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is settled
 
 RNG = np.random.default_rng(0)
-WEIGHTS = jnp.asarray(RNG.normal(size=(16, 24)), jnp.float32)
+WEIGHTS = jax.device_put(np.float32(RNG.normal(size=(16, 24))))
 PARAMS = {
     "up": {"kernel": WEIGHTS, "bias": jnp.ones(24)},
-    "down": {"kernel": jnp.asarray(RNG.normal(size=(24, 8)), jnp.float32)},
+    "down": {"kernel": jax.device_put(np.float32(RNG.normal(size=(24, 8))))},
 }
 
 
@@ -134,7 +134,7 @@ def test_a_matrix_is_drawn_as_it_is():
 
 def test_a_convolution_is_drawn_in_tiles_of_its_window():
     kept = RNG.random((3, 2, 4, 5)) < 0.5
-    ax = jp.plot.mask(jnp.asarray(kept))
+    ax = jp.plot.mask(jax.device_put(kept))
     drawn = image(ax)
     assert drawn.shape == (4 * 3, 5 * 2)
     for i in range(4):

@@ -21,7 +21,7 @@ SWEPT = (0.0, 0.3, 0.5, 0.8)
 
 
 def normal(*shape):
-    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    return jax.device_put(np.float32(RNG.normal(size=shape)))
 
 
 # Two leaves of one shape, which share their code, and one of another; a bias stays dense.

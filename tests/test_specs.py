@@ -16,7 +16,7 @@ import pytest
 
 import jaxprune as jp
 
-WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=(8, 16)), jnp.float32)
+WEIGHTS = jax.device_put(np.float32(np.random.default_rng(0).normal(size=(8, 16))))
 HUNDRED = [i / 100 for i in range(100)]
 
 # Pairwise different in one thing: the class, the sparsity, or one static field.
@@ -97,7 +97,8 @@ class TestValue:
         assert {value: 1}[copy.deepcopy(value)] == 1
 
     def test_prints_as_it_is_written(self, value):
-        assert eval(repr(value), vars(jp)) == value
+        names = {name: getattr(jp, name) for name in jp.__all__}
+        assert eval(repr(value), names) == value
 
     def test_is_frozen(self, value):
         for field in [*dataclasses.fields(value)]:

@@ -42,7 +42,7 @@ def structure(tree):
 # --- the same two layers in everything that holds them ------------------------------------------
 
 rng = np.random.default_rng(0)
-FIRST, SECOND = (jnp.asarray(rng.normal(size=(4, 8)), jnp.float32) for _ in range(2))
+FIRST, SECOND = (jax.device_put(np.float32(rng.normal(size=(4, 8)))) for _ in range(2))
 BIAS = jnp.arange(8.0)
 
 
@@ -323,7 +323,7 @@ def test_floats_of_every_width_keep_their_dtype(dtype):
 
 def test_float64_under_x64(x64):
     with x64(True):
-        params = {"kernel": jnp.asarray(np.random.default_rng(1).normal(size=(4, 8)))}
+        params = {"kernel": jax.device_put(np.random.default_rng(1).normal(size=(4, 8)))}
         assert params["kernel"].dtype == jnp.float64
         scores = jp.importance(params, jp.L2())
         assert scores["kernel"].dtype == jnp.float64

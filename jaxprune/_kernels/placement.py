@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._kernels.ranked import Ranked
@@ -36,5 +35,5 @@ def from_host(array: np.ndarray[Any, Any], like: Any) -> Any:
     if isinstance(like, np.ndarray):
         return array
     if not like.committed:
-        return jnp.asarray(array)
+        return jax.device_put(array)  # `jnp.asarray` compiles a program for each shape
     return jax.device_put(array, like.sharding, may_alias=True)

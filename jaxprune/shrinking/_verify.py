@@ -36,7 +36,7 @@ def made_nonzero(params: Any) -> Any:
             random.uniform(0.05, 0.2, whole.shape),
         )
         changed = np.where(whole == 0, small, whole * factor)
-        return jnp.asarray(changed, leaf.value.dtype)
+        return jax.device_put(changed.astype(leaf.value.dtype))
 
     return rebuild(params, [value(leaf) for leaf in leaves(params)])
 

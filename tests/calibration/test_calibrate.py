@@ -295,21 +295,25 @@ def test_gradients_lie_in_the_span_of_the_activations_of(name):
     def measure(met, operands):
         return _statistics.squares(met, operands), _statistics.gram(met, operands)
 
-    found = quickly(lambda arrays: run_measured(program.jaxpr, arrays, met, measure)[1])(
-        arrays_in((params, model.inputs))
-    )
-    by_leaf, narrower = gradients(model, 1), 0
-    for one, (squares, gram) in zip(met, found, strict=True):
-        top = np.max(squares)
+    paths, narrower = [program.leaves[one.part.leaf].path for one in met], 0
+
+    @quickly
+    def measured(arrays, by_leaf):
+        found = run_measured(program.jaxpr, arrays, met, measure)[1]
+        grads = [to_matrices(one, by_leaf[path][0]) for one, path in zip(met, paths, strict=True)]
+        return [(*sums, grad) for sums, grad in zip(found, grads, strict=True)]
+
+    every = measured(arrays_in((params, model.inputs)), gradients(model))
+    for one, path, arrays in zip(met, paths, every, strict=True):
+        squares, gram, grads = map(np.asarray, arrays)
+        top = squares.max()
         assert top > 0
         diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
         np.testing.assert_allclose(diagonal, squares, rtol=1e-4, atol=1e-4 * top)
-        path = program.leaves[one.part.leaf].path
         if sum(other.part.leaf == one.part.leaf for other in program.met) > 1:
             continue  # a tied embedding: its gradient is that of both uses
         values, vectors = np.linalg.eigh(gram)
         unreached = vectors * (values < 1e-6 * values.max(-1, keepdims=True))[..., None, :]
-        grads = np.asarray(to_matrices(one, by_leaf[path][0]))
         assert np.abs(grads @ unreached).max() <= 0.03 * np.abs(grads).max(), path
         narrower += bool(unreached.any())
     assert narrower

@@ -38,7 +38,7 @@ METHODS = {"Wanda": jp.Wanda, "SparseGPT": jp.SparseGPT(), "Refit": jp.Refit(jp.
 
 def solved(method, weights, x, spec):
     """One layer [in, out] by the rows that it meets; the masks of metrics in float64 NumPy."""
-    turned, gram = jnp.asarray(weights).T[None], jnp.asarray(x.T @ x)[None]
+    turned, gram = jax.device_put(weights).T[None], jax.device_put(x.T @ x)[None]
     if isinstance(method, jp.SparseGPT):
         new, _ = method.solve(turned, gram, len(x), spec)
         return new[0].T
@@ -262,7 +262,7 @@ def test_grouped_and_depthwise_convolutions():
     windows = windows.reshape(2, 3, 14, 8).transpose(0, 2, 3, 1)  # [batch, position, in, taps]
     for name, groups in zip(params, (8, 2), strict=True):
         rows = windows.reshape(28, groups, -1).transpose(1, 0, 2)
-        weights = jnp.asarray(params[name].reshape(groups, 8 // groups, -1))
+        weights = jax.device_put(params[name].reshape(groups, 8 // groups, -1))
         gram = jnp.einsum("gpi,gpj->gij", rows, rows, precision="highest")
         expected, _ = jp.SparseGPT().solve(weights, gram, 28, jp.Unstructured(0.5))
         np.testing.assert_allclose(

@@ -1,5 +1,6 @@
 """The host's kernel: the oracle's masks, from NumPy alone."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def draw_count(data, size):
 def test_keys_are_those_of_the_device(dtype, kind, seed):
     scores = oracle.hard_scores(kind, seed, (5, 7), dtype)
     lowest = int(np.iinfo(f"int{8 * dtype.itemsize}").min)
-    places = np.asarray(device_keys(jnp.asarray(scores))).astype(np.int64) - lowest
+    places = np.asarray(device_keys(jax.device_put(scores))).astype(np.int64) - lowest
     np.testing.assert_array_equal(host.keys(scores).astype(np.int64), places)
 
 

@@ -1,5 +1,6 @@
 """The pattern that the zeros of a leaf form: found whatever made them, and only if there is one."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ VECTOR, MATRIX, STACK, CONV = (256,), (64, 128), (4, 32, 64), (3, 3, 32, 64)
 
 
 def weights(shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return jax.device_put(np.float32(np.random.default_rng(seed).normal(size=shape)))
 
 
 def pattern(array):
@@ -126,33 +127,33 @@ def test_dense_and_all_zero():
 def test_a_negative_zero_is_a_zero_and_a_subnormal_number_is_none():
     rows = np.asarray(weights(MATRIX)).copy()
     rows[5], rows[9] = -0.0, 0.0
-    assert pattern(jnp.asarray(rows)) == "rows"
+    assert pattern(jax.device_put(rows)) == "rows"
     rows[9, 3] = 1e-45
-    assert pattern(jnp.asarray(rows)) == "unstructured"
+    assert pattern(jax.device_put(rows)) == "unstructured"
 
 
 def test_a_nan_is_no_zero():
     rows = np.asarray(weights(MATRIX)).copy()
     rows[5] = 0
-    assert pattern(jnp.asarray(rows)) == "rows"
+    assert pattern(jax.device_put(rows)) == "rows"
     rows[5, 3] = np.nan
-    assert pattern(jnp.asarray(rows)) == "unstructured"
+    assert pattern(jax.device_put(rows)) == "unstructured"
 
 
 def test_a_pattern_accounts_for_every_zero():
     for spec, kind in ((jp.Rows(0.5), "rows"), (jp.Block(0.5, (8, 8)), "blocks of 8x8")):
         pruned = np.asarray(jp.prune(weights(MATRIX), spec)[0]).copy()
-        assert pattern(jnp.asarray(pruned)) == kind
+        assert pattern(jax.device_put(pruned)) == kind
         alive = np.argwhere(pruned)[0]
         pruned[tuple(alive)] = 0
-        assert pattern(jnp.asarray(pruned)) != kind
+        assert pattern(jax.device_put(pruned)) != kind
 
 
 def test_a_group_with_one_too_many_is_not_n_of_m():
     pruned = np.asarray(jp.prune(weights(MATRIX), jp.NM(2, 4))[0]).copy()
     dead = np.argwhere(pruned == 0)[0]
     pruned[tuple(dead)] = 1
-    assert pattern(jnp.asarray(pruned)) != "2:4 along axis -1"
+    assert pattern(jax.device_put(pruned)) != "2:4 along axis -1"
 
 
 def test_a_few_more_zeros_leave_n_of_m_what_it_is():
@@ -160,7 +161,7 @@ def test_a_few_more_zeros_leave_n_of_m_what_it_is():
     pruned = np.asarray(jp.prune(weights(MATRIX), jp.NM(2, 4))[0]).copy()
     for place in np.argwhere(pruned)[::100]:
         pruned[tuple(place)] = 0
-    assert pattern(jnp.asarray(pruned)) == "2:4 along axis -1"
+    assert pattern(jax.device_put(pruned)) == "2:4 along axis -1"
 
 
 def test_a_mask_decides_nothing_about_the_pattern():
@@ -183,7 +184,7 @@ def test_the_pattern_of_a_leaf_that_is_left_dense_is_told_too():
 def test_no_pattern_in_random_zeros_of_a_large_leaf(seed, sparsity):
     rng = np.random.default_rng(seed)
     large = np.where(rng.random((256, 512)) < sparsity, 0, 1).astype(np.float32)
-    assert pattern(jnp.asarray(large)) == "unstructured"
+    assert pattern(jax.device_put(large)) == "unstructured"
 
 
 @pytest.mark.parametrize(
@@ -200,15 +201,15 @@ def test_no_pattern_in_random_zeros_of_a_leaf_that_is_not_large(seed, sparsity):
     """Where 31:32 might be found by chance."""
     rng = np.random.default_rng(seed)
     alive = np.where(rng.random((32, 48)) < sparsity, 0, 1).astype(np.float32)
-    assert pattern(jnp.asarray(alive)) == "unstructured"
+    assert pattern(jax.device_put(alive)) == "unstructured"
 
 
 def test_a_few_groups_make_a_pattern_only_if_they_are_full():
     groups = np.asarray(jp.prune(weights((4, 16)), jp.NM(2, 4))[0]).copy()
-    assert pattern(jnp.asarray(groups)) == "2:4 along axis -1"
-    assert pattern(jnp.asarray(groups[0])) == "unstructured"
+    assert pattern(jax.device_put(groups)) == "2:4 along axis -1"
+    assert pattern(jax.device_put(groups[0])) == "unstructured"
     groups[tuple(np.argwhere(groups)[0])] = 0
-    assert pattern(jnp.asarray(groups)) == "unstructured"
+    assert pattern(jax.device_put(groups)) == "unstructured"
 
 
 @settings(max_examples=20)
@@ -216,4 +217,4 @@ def test_a_few_groups_make_a_pattern_only_if_they_are_full():
 def test_no_pattern_in_random_zeros_of_a_large_stack(seed, sparsity):
     rng = np.random.default_rng(seed)
     large = np.where(rng.random((8, 64, 256)) < sparsity, 0, 1).astype(np.float32)
-    assert pattern(jnp.asarray(large)) == "unstructured"
+    assert pattern(jax.device_put(large)) == "unstructured"

@@ -142,7 +142,7 @@ def draw(**shapes):
     return {
         name: draw(**shape)
         if isinstance(shape, dict)
-        else jnp.asarray(random.normal(size=shape) * 0.5, jnp.float32)
+        else jax.device_put(np.float32(random.normal(size=shape) * 0.5))
         for name, shape in shapes.items()
     }
 

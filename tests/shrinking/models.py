@@ -26,7 +26,7 @@ def filled(tree):
         draw = random.uniform(0.5, 1.5, leaf.value.shape)
         if not positive:
             draw = random.normal(size=leaf.value.shape) * 0.3 + 0.05
-        return jnp.asarray(draw, leaf.value.dtype)
+        return jax.device_put(draw.astype(leaf.value.dtype))
 
     return rebuild(tree, [value(leaf) for leaf in leaves(tree)])
 

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
@@ -25,7 +24,7 @@ def random_params():
         "head": {"kernel": (6, 2)},
     }
     return jax.tree.map(
-        lambda shape: jnp.asarray(random.normal(size=shape), jnp.float32),
+        lambda shape: jax.device_put(np.float32(random.normal(size=shape))),
         shapes,
         is_leaf=lambda node: isinstance(node, tuple),
     )

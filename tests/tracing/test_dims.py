@@ -75,7 +75,7 @@ def test_every_entry_lies_where_the_axes_say(drawn):
     shape, moves = drawn
     leaf = 1 + np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
     with jax.disable_jit():
-        array = np.asarray(m.apply(moves, jax.numpy.asarray(leaf)))
+        array = np.asarray(m.apply(moves, jax.device_put(leaf)))
     dims = of_shape(shape)
     for move in moves:
         dims = move.dims(dims)
