@@ -23,6 +23,7 @@ def rows() -> list[Row]:
     kinds: dict[str, tuple[dict[str, Any], float]] = {
         "no new mask": ({"schedule": _NEVER}, 1.05),
         "no new mask, packed": ({"schedule": _NEVER, "packed": True}, 1.05),
+        "RigL, no new mask": ({"schedule": jp.constant(0, _LONG, _LONG), "rule": jp.rigl()}, 1.05),
         "a mask every 100 steps": ({"schedule": jp.gradual(0, _LONG, _STEPS)}, 1.10),
         "RigL every 100 steps": (
             {"schedule": jp.constant(0, _LONG, _STEPS), "rule": jp.rigl()},

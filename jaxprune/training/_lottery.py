@@ -137,7 +137,7 @@ def lottery_tickets(
         yield Ticket(0, start, rebuild(params, kept), trained)
         for i in range(1, rounds + 1):
             assignment = assign(leaves(trained), spec, where, uses)
-            kept = next_masks(assignment, Before(kept, (), (), None), how, i, True)
+            kept, _ = next_masks(assignment, Before(kept, (), (), None), how, i, True)
             mask = rebuild(params, kept)
             ticket = apply_mask(start if rewind == "weights" else trained, mask)
             trained = trained_from(ticket, kept, range(to, steps))

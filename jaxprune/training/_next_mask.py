@@ -43,8 +43,10 @@ class Before(NamedTuple):
     key: Any
 
 
-def next_masks(assignment: Assignment, before: Before, how: How, count: Any, due: Any) -> list[Any]:
-    """The masks after `count` updates, leaf by leaf.
+def next_masks(
+    assignment: Assignment, before: Before, how: How, count: Any, due: Any
+) -> tuple[list[Any], list[Any]]:
+    """The masks after `count` updates, leaf by leaf, and those of the weights kept until then too.
 
     Weights that are already pruned rank below every score, -inf included, and weights that must
     stay above every score, NaN included.
@@ -92,7 +94,7 @@ def next_masks(assignment: Assignment, before: Before, how: How, count: Any, due
         return {i: masks[i] for i in scope}
 
     if rule.grow is None:
-        masks = {i: mask & before.kept[i] for i, mask in masks_at_schedule(alive).items()}
+        masks = masks_at_schedule(alive)
     else:
         growth = rule.grow(weights, [before.grads[i] for i in scope], before.key)
         grown = [
@@ -109,10 +111,17 @@ def next_masks(assignment: Assignment, before: Before, how: How, count: Any, due
             [dataclasses.replace(leaf, held=stay[i]) for i, leaf in zip(scope, grown, strict=True)]
         )
     chosen = unknown(due)
-    return [
-        old if old is None else jnp.where(chosen, masks[i], old)
+    moving = [
+        old if old is None else jnp.where(chosen, masks[i] & old, old)
         for i, old in enumerate(before.kept)
     ]
+    if rule.grow is None:
+        return moving, moving
+    # Of these masks, and not of those before: so that they may be written where those lie.
+    kept = [
+        stay if stay is None else jnp.where(chosen, masks[i], stay) for i, stay in enumerate(moving)
+    ]
+    return kept, moving
 
 
 def _is_nan(leaf: Ranked) -> jax.Array:

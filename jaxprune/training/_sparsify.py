@@ -43,16 +43,16 @@ class _Masks(NamedTuple):
 
     Attributes:
         kept: The masks, leaf by leaf.
-        moving: Those of the weights that the optimizer moves: all that are kept, but for those that
-            have just grown. None if none grow.
         stored: The packed tree of them, if the state holds that; else None.
         strays: As in `SparsifyState`.
+        moving: Those of the weights that the optimizer moves: all that are kept, but for those that
+            have just grown. None if none grow, and before it is known.
     """
 
     kept: list[Any]
-    moving: list[Any] | None
     stored: Any
     strays: Any
+    moving: list[Any] | None
 
 
 def sparsify(
@@ -138,7 +138,7 @@ def sparsify(
         if schedule.fires(0):
             # Nothing grows before there are gradients to say what.
             before = Before(kept, (), _zeros(assignment), None)
-            kept = next_masks(assignment, before, how._replace(rule=Rule()), 0, True)
+            kept, _ = next_masks(assignment, before, how._replace(rule=Rule()), 0, True)
         state = inner.init(params)
         if mask_states(state):
             raise PruningError(
@@ -182,27 +182,34 @@ def sparsify(
             before = Before(now.kept, growth, averages, _folded(state.key, count))
             # That no count is negative the compiler does not know: so it counts before it writes
             # new masks, and writes them where the old ones lie.
-            new = next_masks(assignment, before, how, count, fires & (strays >= 0))
+            new, moving = next_masks(assignment, before, how, count, fires & (strays >= 0))
             return _Masks(
                 kept=new,
-                moving=_both(new, now.kept) if rule.grow else None,
                 stored=pack(rebuild(params, new)) if packed else None,
                 strays=strays,
+                moving=moving if rule.grow else None,
             )
 
-        now = _Masks(
-            kept, kept if rule.grow else None, state.mask if packed else None, state.strays
-        )
-        now = _if_due(fires | look, step, now)
+        def rest(now: _Masks) -> _Masks:
+            if rule.grow is None:
+                return now
+            # The compiler must not know that these are the same: arrays that leave a condition
+            # twice are copied at every update.
+            moving = [None if mask is None else mask & (now.strays >= 0) for mask in now.kept]
+            return now._replace(moving=moving)
+
+        now = _Masks(kept, state.mask if packed else None, state.strays, None)
+        now = _if_due(fires | look, step, now, rest)
         # From here on the old masks are not read, so that the new ones may lie in their place.
         moving = now.moving or now.kept
-        sparse_grads = rebuild(updates, map(kept_only, moving, grads))
-        moved, inner_state = inner.update(sparse_grads, state.inner, params, **extra)
-        moves = arrays_like(params, moved, kept, "the optimizer's updates")
+        inner_state = state.inner
         if rule.grow is not None:
-            # Wherever a weight does not move, at every update and not only where one grows: so no
-            # second mask is read, and it fuses with the optimizer's own pass.
+            # At every update, before the optimizer reads it: so it is part of the optimizer's own
+            # pass, and what is stored is what was read.
             inner_state = renewed(inner, inner_state, params, moving)
+        sparse_grads = rebuild(updates, map(kept_only, moving, grads))
+        moved, inner_state = inner.update(sparse_grads, inner_state, params, **extra)
+        moves = arrays_like(params, moved, kept, "the optimizer's updates")
         return rebuild(updates, map(zeroing, moving, moves, weights)), SparsifyState(
             count=count,
             mask=now.stored if packed else rebuild(params, now.kept),
@@ -216,15 +223,11 @@ def sparsify(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _if_due(due: Any, step: Callable[[Any], Any], state: Any) -> Any:
-    """`step(state)` if it is due, and else `state` itself."""
+def _if_due(due: Any, step: Callable[[Any], Any], state: Any, rest: Callable[[Any], Any]) -> Any:
+    """`step(state)` if it is due, and else `rest(state)`."""
     if not is_traced(due):  # with nothing to compile
-        return step(state) if due else state
-    return lax.cond(due, step, lambda state: state, state)
-
-
-def _both(masks: Sequence[Any], others: Sequence[Any]) -> list[Any]:
-    return [None if a is None else a & b for a, b in zip(masks, others, strict=True)]
+        return step(state) if due else rest(state)
+    return lax.cond(due, step, rest, state)
 
 
 def _averages(

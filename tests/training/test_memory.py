@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import jaxprune as jp
-from tests.training.model import OPTIMIZERS, fit, kernels, lost
+from tests.training.model import OPTIMIZERS, PARAMS, fit, kernels, lost
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,7 @@ def test_weights_that_move_stay_as_many_and_start_clean(name, rule):
     sizes = before = None
     moved = 0
     fresh = optax.with_extra_args_support(OPTIMIZERS[name])
+    no_grads = jax.tree.map(jnp.zeros_like, PARAMS)
     for count, params, state in fit(tx):
         mask = kernels(jp.current(state).mask)
         sizes = sizes or {leaf: int(m.sum()) for leaf, m in mask.items()}
@@ -36,7 +37,8 @@ def test_weights_that_move_stay_as_many_and_start_clean(name, rule):
                 grown = mask[leaf] & ~before[leaf]
                 moved += grown.sum()
                 assert (kernel[grown] == 0).all()
-                new = fresh.init(params)
+                # As the optimizer leaves new memory after a gradient of zero.
+                _, new = fresh.update(no_grads, fresh.init(params), params)
                 for memory, clean in zip(
                     like(leaf, kernel.shape, jp.current(state).inner),
                     like(leaf, kernel.shape, new),
@@ -104,7 +106,7 @@ def test_what_divides_by_new_memory_takes_too_large_a_step():
         updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
         steps[name] = float(abs(np.asarray(updates["kernel"]))[grown].max())
     assert steps["adabelief"] < 1
-    assert steps["acprop"] > 1e6
+    assert steps["acprop"] > 1e5
 
 
 def test_labels_that_are_a_tree():

@@ -82,9 +82,10 @@ def test_what_a_user_gave_survives_donation():
 
 
 @pytest.mark.usefixtures("optimized")
-def test_no_update_copies_a_mask_or_an_array_of_the_optimizer():
+@pytest.mark.parametrize("rule", [jp.Rule(), jp.rigl()], ids=["loses", "grows"])
+def test_no_update_copies_a_mask_or_an_array_of_the_optimizer(rule):
     params = {f"kernel{i}": jnp.ones((130, 120 + i)) for i in range(3)}
-    tx = jp.sparsify(optax.adam(0.1), 0.5, schedule=GRADUAL)
+    tx = jp.sparsify(optax.adam(0.1), 0.5, schedule=GRADUAL, rule=rule)
 
     def step(params, state, grads):
         updates, state = tx.update(grads, state, params)
