@@ -15,6 +15,8 @@ DOCTEST_OPTIONS = ELLIPSIS | NUMBER
 # Programs are small and run once: XLA's optional passes would take longest. tests/conftest.py says
 # which tests do not go without them.
 jax.config.update("jax_disable_most_optimizations", True)
+# Nobody looks up in a program which line of Python an operation came from.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
 # A document is read from top to bottom, so its blocks share their names, and run in that order.
 documents = Sybil(

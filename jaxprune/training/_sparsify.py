@@ -190,25 +190,15 @@ def sparsify(
                 moving=moving if rule.grow else None,
             )
 
-        def rest(now: _Masks) -> _Masks:
-            if rule.grow is None:
-                return now
-            # The compiler must not know that these are the same: arrays that leave a condition
-            # twice are copied at every update.
-            moving = [None if mask is None else mask & (now.strays >= 0) for mask in now.kept]
-            return now._replace(moving=moving)
-
         now = _Masks(kept, state.mask if packed else None, state.strays, None)
-        now = _if_due(fires | look, step, now, rest)
+        now = _if_due(fires | look, step, now, grows=rule.grow is not None)
         # From here on the old masks are not read, so that the new ones may lie in their place.
         moving = now.moving or now.kept
-        inner_state = state.inner
-        if rule.grow is not None:
-            # At every update, before the optimizer reads it: so it is part of the optimizer's own
-            # pass, and what is stored is what was read.
-            inner_state = renewed(inner, inner_state, params, moving)
+        # At every update, before the optimizer reads it: so it is part of the optimizer's own pass,
+        # and what is stored is what was read.
+        memory = renewed(inner, state.inner, params, moving) if rule.grow else state.inner
         sparse_grads = rebuild(updates, map(kept_only, moving, grads))
-        moved, inner_state = inner.update(sparse_grads, inner_state, params, **extra)
+        moved, inner_state = inner.update(sparse_grads, memory, params, **extra)
         moves = arrays_like(params, moved, kept, "the optimizer's updates")
         return rebuild(updates, map(zeroing, moving, moves, weights)), SparsifyState(
             count=count,
@@ -223,11 +213,20 @@ def sparsify(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _if_due(due: Any, step: Callable[[Any], Any], state: Any, rest: Callable[[Any], Any]) -> Any:
-    """`step(state)` if it is due, and else `rest(state)`."""
+def _if_due(due: Any, step: Callable[[_Masks], _Masks], now: _Masks, *, grows: bool) -> _Masks:
+    """`step(now)` if it is due; else the masks as they are, of which all that are kept move."""
+
+    def rest(now: _Masks) -> _Masks:
+        if not grows:
+            return now
+        # The compiler must not know that these are the same: arrays that leave a condition twice
+        # are copied at every update.
+        same = [None if mask is None else mask & (now.strays >= 0) for mask in now.kept]
+        return now._replace(moving=same)
+
     if not is_traced(due):  # with nothing to compile
-        return step(state) if due else rest(state)
-    return lax.cond(due, step, rest, state)
+        return step(now) if due else rest(now)
+    return lax.cond(due, step, rest, now)
 
 
 def _averages(
