@@ -39,7 +39,8 @@ demo: $(VENV)/.ready-examples  ## train a small network, prune it in three ways,
 	@echo; echo 'Look at demo/accuracy.png, and open demo/report.html in a browser.'
 
 examples: $(VENV)/.ready-examples  ## run every example but the demo
-	@set -e; for example in $(filter-out examples/demo.py,$(wildcard examples/*.py)); do echo "--- $$example"; $(BIN)/python "$$example"; done
+	@printf '%s\n' $(filter-out examples/demo.py,$(wildcard examples/*.py)) | xargs -P $(WORKERS) -I {} sh -c \
+	  'output=$$($(BIN)/python {} 2>&1); code=$$?; printf -- "--- %s\n%s\n" {} "$$output"; exit $$code'
 
 test: $(VENV)/.ready-test  ## run the tests, and the code of the README, docs and docstrings
 ifdef TESTS
