@@ -185,24 +185,38 @@ def _members(x: jax.Array, sizes: jax.Array) -> jax.Array:
 
 
 def _convolved_squares(met: Met, operands: Sequence[Any]) -> jax.Array:
-    """The gradient of a convolution of x^2 with respect to its kernel, all outputs weighing 1.
+    """For each tap and input channel, the squares that the tap meets: no patches are made.
 
-    It sums, for each tap and input channel, the squares that the tap meets: no patches are made.
+    A tap meets the same places of all images, so these are summed first; and along one axis the
+    same places as along the others, so axes are summed one after another.
     """
-    equation, roles, x = _read(met, operands)
-    (out,) = roles.output
-    shape = list(operands[met.operand].shape)
-    shape[out] = roles.groups  # one output a group: all of a group read the same
+    x = _images(met, operands)
+    # A product with ones: to sum along the first axis takes a CPU several times as long.
+    sums = jnp.tensordot(jnp.ones(len(x), x.dtype), x * x, 1, precision=_EXACT)
+    every = _reads(met, operands)
+    for k, reads in enumerate(every):
+        sums = jnp.tensordot(reads, sums, ((1,), (k,)), precision=_EXACT)
+    # Now [*taps from the last axis to the first, groups, channels].
+    rank = len(every)
+    order = [rank + 1 if k == 0 else rank - k for k in _order(met)]
+    return jnp.transpose(sums, (rank, *order)).reshape(sums.shape[rank], -1)
 
-    def convolve(kernel: jax.Array) -> jax.Array:
-        options = _jax.convolution_options(equation)
-        return lax.conv_general_dilated(
-            x * x, kernel, feature_group_count=roles.groups, precision=_EXACT, **options
-        )
 
-    y, back = jax.vjp(convolve, jnp.zeros(shape, jnp.float32))
-    (found,) = back(jnp.ones_like(y))
-    return jnp.transpose(found, (out, *roles.input)).reshape(roles.groups, -1)
+def _reads(met: Met, operands: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
+    """For each axis which places of it each tap meets, [taps, length], as 0 and 1."""
+    equation = met.place.equations[-1]
+    options, outside = _jax.convolution_options(equation), _jax.shape_of(equation.outvars[0])
+    numbers = options["dimension_numbers"]
+    found = []
+    for k, (low, _) in enumerate(options["padding"]):
+        taps = np.arange(operands[met.operand].shape[numbers.rhs_spec[2 + k]])
+        outputs = np.arange(outside[numbers.out_spec[2 + k]])
+        places = np.arange(operands[1 - met.operand].shape[numbers.lhs_spec[2 + k]])
+        met_at = taps[:, None] * options["rhs_dilation"][k] - low
+        met_at = met_at + outputs * options["window_strides"][k]
+        at = places * options["lhs_dilation"][k]
+        found.append((met_at[:, None] == at[:, None]).any(-1).astype(np.float32))
+    return found
 
 
 def _window(met: Met, operands: Sequence[Any]) -> Window | None:
