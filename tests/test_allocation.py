@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import jaxprune as jp
@@ -362,9 +362,10 @@ def lamp_statement(params, budget):
     """The masks of the lowest LAMP scores of all weights, in float64."""
     scores = {}
     for path, weights in params.items():
-        flat = np.abs(np.asarray(weights, np.float64)).reshape(-1)
-        for at, weight in enumerate(flat):
-            scores[path, at] = weight**2 / np.sum(flat[flat >= weight] ** 2)
+        squares = np.square(np.asarray(weights, np.float64)).reshape(-1)
+        order = np.argsort(squares, kind="stable")  # among equals, the lower index goes first
+        for i, at in enumerate(order):
+            scores[path, at] = squares[at] / np.sum(squares[order[i:]])
     gone = sorted(scores, key=scores.get)[:budget]
     masks = {path: np.ones(weights.size, bool) for path, weights in params.items()}
     for path, at in gone:
@@ -383,6 +384,7 @@ def three_leaves(seed):
 
 @settings(max_examples=30)
 @given(seed=st.integers(0, 5), sparsity=st.floats(0, 31 / 32, width=32))
+@example(seed=2, sparsity=0.82421875)  # two equal weights of which one goes
 def test_lamp_prunes_the_lowest_scores_of_all(seed, sparsity):
     params = three_leaves(seed)
     found = jp.allocate(params, sparsity, "lamp", where=jp.any_leaf)

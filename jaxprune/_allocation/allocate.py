@@ -75,9 +75,9 @@ def allocate(
     over its part; the shares are rounded to whole weights by largest remainder.
 
     By "lamp", the shares are those of the lowest scores of all leaves, where a weight scores its
-    square over the sum of the squares of all weights of its leaf that are at least as large. Lee et
-    al., "Layer-adaptive sparsity for the magnitude-based pruning", 2021. Weights are ranked on the
-    host, leaf by leaf.
+    square over the sum of the squares of all weights of its leaf that are at least as large; equal
+    weights count one after the other. Lee et al., "Layer-adaptive sparsity for the magnitude-based
+    pruning", 2021. Weights are ranked on the host, leaf by leaf.
 
     By "owl", the shares follow from `stats`: see `OWL`.
 

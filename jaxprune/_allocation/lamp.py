@@ -14,9 +14,9 @@ def lamp_shares(leaves: dict[int, Leaf], left: int) -> dict[int, int]:
     """How many weights each leaf loses, if the `left` lowest LAMP scores of all go.
 
     A weight's score is its square over the sum of the squares of all weights of its leaf that are
-    at least as large. In a leaf it rises with the magnitude, so the shares say all: each leaf loses
-    its smallest weights. The largest of a leaf scores 1, and stays. Among equal scores, those of
-    the earlier leaf go first.
+    at least as large; among equal weights, of those that go after it. In a leaf it rises with the
+    magnitude, so the shares say all: each leaf loses its smallest weights. The largest of a leaf
+    scores 1, and stays. Among equal scores, those of the earlier leaf go first.
     """
     scores = {i: lamp_scores(leaf.value)[:-1] for i, leaf in leaves.items()}
     if left <= 0:

@@ -1,4 +1,4 @@
-"""A checkpoint as PyTorch names things, and ways to run commands on it."""
+"""A checkpoint as PyTorch names things, ways to run commands on it, and what may end them."""
 
 import os
 import subprocess
@@ -24,6 +24,9 @@ TORCH = {
     "conv.weight": RNG.normal(size=(4, 8, 3, 3)).astype(np.float32),
     "conv.bias": RNG.normal(size=4).astype(np.float32),
 }
+
+
+SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGXCPU"]
 
 
 BY_PATH = {name.replace(".", "/"): array for name, array in TORCH.items()}

@@ -12,7 +12,7 @@ import pytest
 
 from jaxprune import io
 from jaxprune.cli import main
-from tests.cli.commands import RNG, prune, run
+from tests.cli.commands import RNG, SIGNALS, prune, run
 
 
 def test_help_imports_nothing_heavy():
@@ -112,9 +112,6 @@ def test_on_a_terminal_it_shows_progress(model, monkeypatch, capsys):
     assert "pruning" in shown
     assert "B/s" in shown
     assert capsys.readouterr().out.startswith("asked")
-
-
-SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGXCPU"]
 
 
 @pytest.mark.parametrize("name", SIGNALS)
