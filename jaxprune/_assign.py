@@ -112,11 +112,13 @@ class Assignment:
         return masks
 
 
-def assign(found: list[Leaf], spec: Any, where: Where, uses: Uses | None = None) -> Assignment:
+def assign(
+    tree_leaves: list[Leaf], spec: Any, where: Where, uses: Uses | None = None
+) -> Assignment:
     """Settles which spec prunes which leaf, and refuses whatever cannot be done.
 
     Args:
-        found: The leaves of a tree.
+        tree_leaves: The leaves of a tree.
         spec: A spec or a sparsity; a flat mapping from path patterns to specs, of which the first
             that covers a leaf prunes it; or a tree of specs that is a prefix of the leaves' tree.
             None in place of a spec leaves its leaves dense.
@@ -133,10 +135,10 @@ def assign(found: list[Leaf], spec: Any, where: Where, uses: Uses | None = None)
     for written_at, each, matches in _written(spec):
         if hasattr(each, "sparsity"):
             check_sparsity(each.sparsity)
-        covered = frozenset(i for i, leaf in enumerate(found) if matches(leaf.path))
+        covered = frozenset(i for i, leaf in enumerate(tree_leaves) if matches(leaf.path))
         entries.append(Entry(written_at, each, covered, []))
-    where = _in_scope(found, entries, where)
-    reasons = dense_reasons(found, where, uses)
+    where = _in_scope(tree_leaves, entries, where)
+    reasons = dense_reasons(tree_leaves, where, uses)
     in_scope = frozenset(i for i, reason in enumerate(reasons) if not reason)
     for i in sorted(in_scope):
         entry = next((entry for entry in entries if i in entry.covered), None)
@@ -145,35 +147,37 @@ def assign(found: list[Leaf], spec: Any, where: Where, uses: Uses | None = None)
         else:
             entry.members.append(i)
             reasons[i] = "" if entry.spec is not None else f"rule {entry.text!r} leaves it dense"
-    raise_problems(_idle(entry, found, reasons, in_scope) for entry in entries)
+    raise_problems(_idle(entry, tree_leaves, reasons, in_scope) for entry in entries)
     pruning = [entry for entry in entries if entry.spec is not None]
     if not pruning:
         raise NoMatch(f"nothing is to be pruned: there is only None in {shown(spec)}.")
     specs, problems = {}, []
     for entry in pruning:
         for i in entry.members:
-            specs[i], problem = _fitted(entry.spec, found[i], uses)
+            specs[i], problem = _fitted(entry.spec, tree_leaves[i], uses)
             problems.append(problem)
     raise_problems(problems)
-    raise_problems(fit_together(entry.spec, [found[i] for i in entry.members]) for entry in pruning)
-    return Assignment(found, pruning, specs, reasons)
+    raise_problems(
+        fit_together(entry.spec, [tree_leaves[i] for i in entry.members]) for entry in pruning
+    )
+    return Assignment(tree_leaves, pruning, specs, reasons)
 
 
-def _in_scope(found: Sequence[Leaf], entries: Sequence[Entry], where: Where) -> Where:
+def _in_scope(tree_leaves: Sequence[Leaf], entries: Sequence[Entry], where: Where) -> Where:
     """The default `where`, but for leaves whose spec says itself which leaves it is for."""
     if where is not is_weight or all(scope(entry.spec) is None for entry in entries):
         return where
     decided: dict[str, Callable[[str, Any], bool]] = {}
-    for i, leaf in enumerate(found):
+    for i, leaf in enumerate(tree_leaves):
         entry = next((entry for entry in entries if i in entry.covered), None)
         decided[leaf.path] = (entry and scope(entry.spec)) or is_weight
-    raise_problems(_elsewhere(entry, found) for entry in entries)
+    raise_problems(_elsewhere(entry, tree_leaves) for entry in entries)
     return lambda path, value: decided[path](path, value)
 
 
-def _elsewhere(entry: Entry, found: Sequence[Leaf]) -> Problem | None:
+def _elsewhere(entry: Entry, tree_leaves: Sequence[Leaf]) -> Problem | None:
     """The problem of a spec that is for other leaves than those that it covers."""
-    is_for, covered = scope(entry.spec), [found[i] for i in sorted(entry.covered)]
+    is_for, covered = scope(entry.spec), [tree_leaves[i] for i in sorted(entry.covered)]
     if is_for is None or not covered or any(is_for(*leaf) for leaf in covered):
         return None
     other = f", or the rule {entry.text!r} is to cover others" if entry.written_at else ""
@@ -254,7 +258,7 @@ def _lies_in(subtree: str, path: str) -> bool:
 
 
 def _idle(
-    entry: Entry, found: list[Leaf], reasons: list[str], in_scope: frozenset[int]
+    entry: Entry, tree_leaves: list[Leaf], reasons: list[str], in_scope: frozenset[int]
 ) -> Problem | None:
     """The problem of a spec that changes nothing."""
     shadowed = entry.covered & in_scope
@@ -263,7 +267,7 @@ def _idle(
     what = f"the rule {entry.text!r}" if entry.written_at else "the spec"
     if not entry.covered:
         if entry.written_at:
-            return no_match(entry.written_at, [leaf.path for leaf in found])
+            return no_match(entry.written_at, [leaf.path for leaf in tree_leaves])
         return Problem(NoMatch, f"{what} prunes nothing: the tree has no leaves.")
     tally = Counter(reasons[i] or "taken by an earlier rule" for i in entry.covered)
     why = ", ".join(f"{reason} ({count})" for reason, count in tally.most_common(6))

@@ -53,11 +53,11 @@ def raise_problems(problems: Iterable[Problem | None]) -> None:
 
     The error's type is that of the first problem; the others are named in its message.
     """
-    found = [problem for problem in problems if problem is not None]
-    if not found:
+    faults = [problem for problem in problems if problem is not None]
+    if not faults:
         return
-    kind, first = found[0]
-    if len(found) == 1:
+    kind, first = faults[0]
+    if len(faults) == 1:
         raise kind(first)
-    lines = [f"{p.kind.__name__}: {p.message}" if p.kind is not kind else p.message for p in found]
-    raise kind(f"{len(found)} problems:\n  " + "\n  ".join(lines))
+    lines = [f"{p.kind.__name__}: {p.message}" if p.kind is not kind else p.message for p in faults]
+    raise kind(f"{len(faults)} problems:\n  " + "\n  ".join(lines))

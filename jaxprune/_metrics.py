@@ -169,18 +169,21 @@ def importance(params: Any, metric: Metric) -> Any:
         >>> jp.importance({"kernel": jnp.array([-3.0, 2.0]), "step": 7}, jp.L1())
         {'kernel': Array([3., 2.], dtype=float32), 'step': None}
     """
-    found = leaves(params)
-    floats = [Leaf(leaf.path, as_array(leaf.value)) for leaf in found if is_prunable(leaf.value)]
+    params_leaves = leaves(params)
+    floats = [
+        Leaf(leaf.path, as_array(leaf.value)) for leaf in params_leaves if is_prunable(leaf.value)
+    ]
     if not floats:
         raise NoMatch(
-            f"there is nothing to score: none of the tree's {len(found)} leaves is a floating "
-            "array. Pass parameters, for example `variables['params']` or `nnx.state(model, "
-            "nnx.Param)`."
+            f"there is nothing to score: none of the tree's {len(params_leaves)} leaves is a "
+            "floating array. Pass parameters, for example `variables['params']` or "
+            "`nnx.state(model, nnx.Param)`."
         )
     known = [leaf for leaf in floats if is_scored(metric, leaf)] or floats
     scores = dict(zip((leaf.path for leaf in known), _written_out(metric, known), strict=True))
     return rebuild(
-        params, [scores.get(leaf.path) if is_prunable(leaf.value) else None for leaf in found]
+        params,
+        [scores.get(leaf.path) if is_prunable(leaf.value) else None for leaf in params_leaves],
     )
 
 
@@ -325,10 +328,10 @@ def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def _products(metric: OfGradients, weights: Sequence[Leaf]) -> list[jax.Array]:
     """Each leaf times its gradients, which are found by its path."""
-    found = {leaf.path: leaf.value for leaf in leaves(metric.grads)}
+    gradients = {leaf.path: leaf.value for leaf in leaves(metric.grads)}
     name = type(metric).__name__
-    raise_problems(_misfit(name, leaf, found.get(leaf.path)) for leaf in weights)
-    return [_product(leaf.value, as_array(found[leaf.path])) for leaf in weights]
+    raise_problems(_misfit(name, leaf, gradients.get(leaf.path)) for leaf in weights)
+    return [_product(leaf.value, as_array(gradients[leaf.path])) for leaf in weights]
 
 
 def _product(weights: jax.Array, grads: jax.Array) -> jax.Array:

@@ -112,10 +112,10 @@ def why_no_weight(path: str, leaf: Any) -> str:
     if 0 in leaf.shape:
         return "holds no weights"
     parts = path.split("/")
-    found = _above(parts[-1]).union(*map(_above, parts[:-1]))
+    kinds = _above(parts[-1]).union(*map(_above, parts[:-1]))
     if parts[-1] != "kernel":
-        found |= _named(parts[-1], _module(parts[:-1]))
-    return f"{_KINDS[min(found)].what} by name" if found else ""
+        kinds |= _named(parts[-1], _module(parts[:-1]))
+    return f"{_KINDS[min(kinds)].what} by name" if kinds else ""
 
 
 # A model has few names and many leaves: without the caches, matching them takes longest of all

@@ -22,13 +22,13 @@ def pack(mask: Any) -> Any:
         A tree like `mask`; the last axis is an eighth as long, rounded up, and the sharding is
         kept.
     """
-    found = leaves(mask)
-    raise_problems(not_bool(leaf) for leaf in found)
+    mask_leaves = leaves(mask)
+    raise_problems(not_bool(leaf) for leaf in mask_leaves)
     return rebuild(
         mask,
         [
             None if leaf.value is None else placed(_packed(as_array(leaf.value)), leaf.value)
-            for leaf in found
+            for leaf in mask_leaves
         ],
     )
 

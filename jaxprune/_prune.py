@@ -139,11 +139,11 @@ def mask_from_zeros(params: Any, *, where: Where = is_weight) -> Any:
     Raises:
         NoMatch: `where` takes no leaf.
     """
-    found = leaves(params)
-    members = set(assign(found, Unstructured(0.0, min_nonzero=0), where).members)
+    params_leaves = leaves(params)
+    members = set(assign(params_leaves, Unstructured(0.0, min_nonzero=0), where).members)
     return rebuild(
         params,
-        [nonzero(leaf.value) if i in members else None for i, leaf in enumerate(found)],
+        [nonzero(leaf.value) if i in members else None for i, leaf in enumerate(params_leaves)],
     )
 
 

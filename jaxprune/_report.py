@@ -221,26 +221,26 @@ def report(
         all parameters                       12        8    33.33%  48 bytes, packed 33
         A mask by itself makes nothing smaller or faster; packed is the size without the zeros.
     """
-    found = concrete_leaves(params, "report")
+    leaves = concrete_leaves(params, "report")
     concrete_leaves(mask, "report")
     kept = (
-        [None] * len(found)
+        [None] * len(leaves)
         if mask is None
         else [value for _, value in aligned(params, mask, "mask")]
     )
-    raise_problems(mask_problem(leaf, value) for leaf, value in zip(found, kept, strict=True))
-    if not any(is_prunable(leaf.value) for leaf in found):
+    raise_problems(mask_problem(leaf, value) for leaf, value in zip(leaves, kept, strict=True))
+    if not any(is_prunable(leaf.value) for leaf in leaves):
         raise NoMatch(
-            f"there is nothing to report: none of the tree's {len(found)} leaves is a floating "
+            f"there is nothing to report: none of the tree's {len(leaves)} leaves is a floating "
             "array. Pass parameters; a mask goes second, jp.report(params, mask)."
         )
-    reasons = dense_reasons(found, where, uses)
+    reasons = dense_reasons(leaves, where, uses)
     if mask is not None:
         outside = [reason or "no mask" for reason in reasons]
         reasons = [why if value is None else "" for why, value in zip(outside, kept, strict=True)]
     if all(reasons):
         raise NoMatch("no leaf is in scope: choose some with where=, or pass a mask that has some.")
-    rows = zip(found, kept, reasons, strict=True)
+    rows = zip(leaves, kept, reasons, strict=True)
     arrays = [row for row in rows if is_array(row[0].value)]
     # Where arrays are spread over processes, all of them must count in one order.
     here = all(is_host_array(leaf.value) for leaf, *_ in arrays)

@@ -88,8 +88,10 @@ def top_scores(scores: Any, k: int) -> list[TopScore]:
     """
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise PruningError(f"k is a positive Python integer, got {shown(k)}.")
-    found = [leaf for leaf in concrete_leaves(scores, "top_scores") if _holds_scores(leaf.value)]
-    arrays = _scores(scores, found)
+    score_leaves = [
+        leaf for leaf in concrete_leaves(scores, "top_scores") if _holds_scores(leaf.value)
+    ]
+    arrays = _scores(scores, score_leaves)
     widest = _widest(arrays)
     rows = of_all_processes(_highest(arrays, int(k), widest), arrays)
     rows = rows[rows[:, 0] >= 0]
@@ -99,7 +101,7 @@ def top_scores(scores: Any, k: int) -> list[TopScore]:
     return [
         TopScore(leaf.path, tuple(map(int, rows[i, 1 : 1 + leaf.value.ndim])), float(values[i]))
         for i in best
-        for leaf in [found[rows[i, 0]]]
+        for leaf in [score_leaves[rows[i, 0]]]
     ]
 
 
@@ -145,8 +147,8 @@ def _holds_scores(value: Any) -> bool:
     return is_prunable(value) and value.size > 0
 
 
-def _scores(tree: Any, found: Sequence[Leaf]) -> list[jax.Array]:
-    arrays = [as_array(leaf.value) for leaf in found if _holds_scores(leaf.value)]
+def _scores(tree: Any, tree_leaves: Sequence[Leaf]) -> list[jax.Array]:
+    arrays = [as_array(leaf.value) for leaf in tree_leaves if _holds_scores(leaf.value)]
     if not arrays:
         raise NoMatch(f"there are no scores in {shown(tree)}: pass what jp.importance returned.")
     return arrays

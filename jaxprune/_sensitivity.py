@@ -107,20 +107,20 @@ def sensitivity(
         weak          2  85.3  85.6
         The loss with nothing pruned is 85.3.
     """
-    found = concrete_leaves(params, "sensitivity")
+    leaves = concrete_leaves(params, "sensitivity")
     swept = _checked(sparsities)
     data = _tuple(inputs)
-    assignment = assign(found, spec, where)
-    arrays = {i: as_array(leaf.value) for i, leaf in enumerate(found) if _is_argument(leaf.value)}
+    assignment = assign(leaves, spec, where)
+    arrays = {i: as_array(leaf.value) for i, leaf in enumerate(leaves) if _is_argument(leaf.value)}
 
     def loss_of(values: _Arrays, data: Sequence[Any]) -> Any:
         return loss(
-            rebuild(params, [values.get(i, leaf.value) for i, leaf in enumerate(found)]), *data
+            rebuild(params, [values.get(i, leaf.value) for i, leaf in enumerate(leaves)]), *data
         )
 
     _check_loss(jax.eval_shape(loss_of, arrays, data))
     entry_of, measured = assignment.entry_of(), assignment.members
-    scored = scores_of(metric, [Leaf(found[i].path, arrays[i]) for i in measured])
+    scored = scores_of(metric, [Leaf(leaves[i].path, arrays[i]) for i in measured])
     scores = dict(zip(measured, scored, strict=True))
     alike: dict[Any, _Group] = {}
     for i in measured:
@@ -137,9 +137,9 @@ def sensitivity(
     shape = len(measured), len(swept)
     losses = np.asarray(results[0][1:], np.float64).reshape(shape)
     removed = np.asarray(results[1][1:], np.int64).reshape(shape)
-    _check_finite([found[i] for i in measured], swept, dense, losses)
+    _check_finite([leaves[i] for i in measured], swept, dense, losses)
     return Sensitivity(
-        paths=tuple(found[i].path for i in measured),
+        paths=tuple(leaves[i].path for i in measured),
         sizes=tuple(math.prod(arrays[i].shape) for i in measured),
         sparsities=swept,
         dense=dense,

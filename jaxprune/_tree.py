@@ -73,16 +73,16 @@ def leaves(tree: Any, is_leaf: Callable[[Any], bool] = lambda node: False) -> li
     def stop(node: Any) -> bool:
         return node is None or is_leaf(node)
 
-    found = []
+    tree_leaves = []
     for outer, node in jax.tree_util.tree_flatten_with_path(
         tree, is_leaf=lambda node: stop(node) or _is_box(node)
     )[0]:
         if _is_box(node):
             inner = jax.tree_util.tree_flatten_with_path(node, is_leaf=stop)[0]
-            found += [Leaf(_path((*outer, *keys[1:])), value) for keys, value in inner]
+            tree_leaves += [Leaf(_path((*outer, *keys[1:])), value) for keys, value in inner]
         else:
-            found.append(Leaf(_path(outer), node))
-    return found
+            tree_leaves.append(Leaf(_path(outer), node))
+    return tree_leaves
 
 
 def rebuild(
@@ -120,23 +120,23 @@ def aligned(tree: Any, other: Any, what: str) -> Iterator[tuple[Leaf, Any]]:
     if [leaf.path for leaf in ours] == [leaf.path for leaf in theirs]:
         return ((leaf, value) for leaf, (_, value) in zip(ours, theirs, strict=True))
     left_out = {leaf.path for leaf in leaves(tree, is_leaf=_is_empty) if _is_empty(leaf.value)}
-    found = {
+    by_path = {
         leaf.path: leaf.value
         for leaf in leaves(other, is_leaf=_is_empty)
         if left_out.isdisjoint(_with_parents(leaf.path))
     }
-    holes = {path for path, value in found.items() if is_hole(value)}
+    holes = {path for path, value in by_path.items() if is_hole(value)}
     covering = {leaf.path: [p for p in _with_parents(leaf.path) if p in holes] for leaf in ours}
-    missing = [path for path, above in covering.items() if path not in found and not above]
+    missing = [path for path, above in covering.items() if path not in by_path and not above]
     used = {path for above in covering.values() for path in above} | covering.keys()
-    extra = [path for path in found if path not in used and not _is_empty(found[path])]
+    extra = [path for path in by_path if path not in used and not _is_empty(by_path[path])]
     if missing or extra:
         raise StructureMismatch(
             f"{what} does not have the leaves of the tree it should fit: "
             f"missing {some(sorted(missing))}, unexpected {some(sorted(extra))}. "
             f"Make {what} from the same tree, with None where a leaf is left alone."
         )
-    return ((leaf, None if covering[leaf.path] else found[leaf.path]) for leaf in ours)
+    return ((leaf, None if covering[leaf.path] else by_path[leaf.path]) for leaf in ours)
 
 
 def is_hole(node: Any) -> bool:
@@ -222,7 +222,7 @@ def is_traced(value: Any) -> bool:
 
 def concrete_leaves(tree: Any, function: str) -> list[Leaf]:
     """The leaves of `tree`, for a `function` that reads values and so cannot run under jit."""
-    found = leaves(tree)
+    tree_leaves = leaves(tree)
 
     def problem(leaf: Leaf) -> Problem | None:
         if is_traced(leaf.value):
@@ -230,8 +230,8 @@ def concrete_leaves(tree: Any, function: str) -> list[Leaf]:
             return Problem(PruningError, f"{leaf.name} {what}vmap and scan.")
         return _undescribed(leaf)
 
-    raise_problems(map(problem, found))
-    return found
+    raise_problems(map(problem, tree_leaves))
+    return tree_leaves
 
 
 def _is_box(node: Any) -> bool:

@@ -91,11 +91,11 @@ class Weights:
     def __init__(
         self, also: Pattern | Sequence[Pattern] = (), but: Pattern | Sequence[Pattern] = ()
     ) -> None:
-        for field, given in (("also", also), ("but", but)):
-            patterns = _patterns(given)
+        for field, value in (("also", also), ("but", but)):
+            patterns = _patterns(value)
             if patterns is None:
                 raise PruningError(
-                    f"{field}={shown(given)} is neither a path pattern nor several: write "
+                    f"{field}={shown(value)} is neither a path pattern nor several: write "
                     f'{field}="encoder/*" or {field}=["stem", "*/gate"].'
                 )
             object.__setattr__(self, field, patterns)
@@ -111,10 +111,10 @@ class Weights:
         taken = any(covers(pattern, path) for pattern in self.also)
         return "" if taken else why_no_weight(path, leaf)
 
-    def _problems(self, found: Sequence[Leaf]) -> Iterable[Problem | None]:
-        yield from _unmatched((*self.also, *self.but), found)
+    def _problems(self, leaves: Sequence[Leaf]) -> Iterable[Problem | None]:
+        yield from _unmatched((*self.also, *self.but), leaves)
         for pattern in self.also:
-            covered = [leaf for leaf in found if covers(pattern, leaf.path)]
+            covered = [leaf for leaf in leaves if covers(pattern, leaf.path)]
             if covered and not any(is_prunable(leaf.value) for leaf in covered):
                 tally = Counter(_unprunable(leaf.value) for leaf in covered)
                 why = ", ".join(f"{reason} ({count})" for reason, count in tally.most_common(6))
@@ -125,13 +125,13 @@ class Weights:
                 )
 
 
-def dense_reasons(found: list[Leaf], where: Where, uses: Uses | None = None) -> list[str]:
+def dense_reasons(leaves: list[Leaf], where: Where, uses: Uses | None = None) -> list[str]:
     """For each leaf why it is left dense, and "" where it is in scope.
 
     A bare array is in scope whatever `where` says: asking for it by name is all there is to ask.
 
     Args:
-        found: The leaves of a tree.
+        leaves: The leaves of a tree.
         where: Which leaves may be pruned. With `uses`, `is_weight` stands for what products and
             convolutions read.
         uses: What the leaves are used for, if that was traced.
@@ -140,14 +140,14 @@ def dense_reasons(found: list[Leaf], where: Where, uses: Uses | None = None) -> 
         NoMatch: a path pattern in `where` covers no leaf.
         PruningError: `where` is not a predicate, a pattern or patterns.
     """
-    bare = len(found) == 1 and not found[0].path
+    bare = len(leaves) == 1 and not leaves[0].path
     if bare:
-        return [_unprunable(leaf.value) for leaf in found]
+        return [_unprunable(leaf.value) for leaf in leaves]
     if where is is_weight and uses is not None:
         chosen: Callable[[Leaf], str] = functools.partial(_why_unread, uses)
     else:
-        chosen = _predicate(found, where)
-    return [_unprunable(leaf.value) or chosen(leaf) for leaf in found]
+        chosen = _predicate(leaves, where)
+    return [_unprunable(leaf.value) or chosen(leaf) for leaf in leaves]
 
 
 def _why_unread(uses: Uses, leaf: Leaf) -> str:
@@ -183,12 +183,12 @@ def leave_out(path: str) -> str:
     return f'leave it dense by a rule, {{"{path}": None, "*": ...}}'
 
 
-def _predicate(found: Sequence[Leaf], where: Where) -> Callable[[Leaf], str]:
+def _predicate(leaves: Sequence[Leaf], where: Where) -> Callable[[Leaf], str]:
     if where is is_weight:
         where = Weights()
     if isinstance(where, Weights):
         default = where
-        raise_problems(default._problems(found))
+        raise_problems(default._problems(leaves))
         return lambda leaf: default._why_dense(*leaf)
     if callable(where):
         predicate = where
@@ -201,7 +201,7 @@ def _predicate(found: Sequence[Leaf], where: Where) -> Callable[[Leaf], str]:
             'change the default, where=jp.Weights(also="*/shared", but="stem"). To leave leaves '
             'dense a rule will do: {"stem": None, "*": 0.5} in place of 0.5.'
         )
-    raise_problems(_unmatched(patterns, found))
+    raise_problems(_unmatched(patterns, leaves))
 
     def reason(leaf: Leaf) -> str:
         return "" if any(covers(p, leaf.path) for p in patterns) else "left out by where="
@@ -209,16 +209,16 @@ def _predicate(found: Sequence[Leaf], where: Where) -> Callable[[Leaf], str]:
     return reason
 
 
-def _patterns(given: Any) -> tuple[Pattern, ...] | None:
+def _patterns(value: Any) -> tuple[Pattern, ...] | None:
     """One pattern or several as a tuple; None if something else is among them."""
-    several = (given,) if isinstance(given, str | re.Pattern) else given
+    several = (value,) if isinstance(value, str | re.Pattern) else value
     if not isinstance(several, Sequence):
         return None
     return tuple(several) if all(isinstance(p, str | re.Pattern) for p in several) else None
 
 
-def _unmatched(patterns: Iterable[Pattern], found: Sequence[Leaf]) -> Iterable[Problem | None]:
-    paths = [leaf.path for leaf in found]
+def _unmatched(patterns: Iterable[Pattern], leaves: Sequence[Leaf]) -> Iterable[Problem | None]:
+    paths = [leaf.path for leaf in leaves]
     return (no_match(p, paths) for p in patterns if not any(covers(p, path) for path in paths))
 
 

@@ -286,8 +286,8 @@ _Numbers = np.ndarray[Any, Any]
 
 def _parted(scores: Any, mask: Any) -> tuple[_Numbers, _Numbers]:
     """The scores that are kept, or all without a mask, and those that are pruned, each in a row."""
-    found = concrete_leaves(scores, "plot.scores")
-    pairs = [(leaf, None) for leaf in found] if mask is None else [*aligned(scores, mask, "mask")]
+    leaves = concrete_leaves(scores, "plot.scores")
+    pairs = [(leaf, None) for leaf in leaves] if mask is None else [*aligned(scores, mask, "mask")]
     raise_problems(mask_problem(leaf, kept) for leaf, kept in pairs)
     kept_scores, pruned_scores = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for leaf, kept in pairs:

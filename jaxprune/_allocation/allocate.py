@@ -119,19 +119,19 @@ def allocate(
         >>> jp.allocate(params, 0.9, "erk")
         {'big': 0.90966796875, 'small': 0.28125}
     """
-    found = leaves(params)
+    params_leaves = leaves(params)
     if any(map(is_traced, [sparsity, *(overrides or {}).values()])):
         raise InvalidSparsity(
             "allocate needs sparsities known before compilation, got a tracer: call it outside jit."
         )
     check_sparsity(sparsity)
-    members = assign(found, Unstructured(float(sparsity)), where, uses).members
-    shapes = {i: tuple(found[i].value.shape) for i in members}
-    fixed = _fixed({i: found[i].path for i in members}, overrides or {})
+    members = assign(params_leaves, Unstructured(float(sparsity)), where, uses).members
+    shapes = {i: tuple(params_leaves[i].value.shape) for i in members}
+    fixed = _fixed({i: params_leaves[i].path for i in members}, overrides or {})
     sizes = {i: math.prod(shape) for i, shape in shapes.items()}
     total = _removed(sparsity, sum(sizes.values()))
     left = total - sum(_removed(value, sizes[i]) for i, value in fixed.items())
-    sharing = _sharing(method, {i: found[i] for i in shapes if i not in fixed}, uses, stats)
+    sharing = _sharing(method, {i: params_leaves[i] for i in shapes if i not in fixed}, uses, stats)
     if not 0 <= left <= sharing.most:
         raise InvalidSparsity(
             f"sparsity {sparsity} removes {total} weights, the overrides {total - left} of them, "
@@ -139,7 +139,7 @@ def allocate(
             f"there. Change the sparsity or the overrides{sharing.remedy}."
         )
     sparsities = fixed | _named(sharing.shares(left), sizes)
-    return rebuild(params, [sparsities.get(i) for i in range(len(found))])
+    return rebuild(params, [sparsities.get(i) for i in range(len(params_leaves))])
 
 
 class _Sharing(NamedTuple):

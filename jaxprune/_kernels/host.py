@@ -101,11 +101,11 @@ def highest(order: Array, count: int) -> Array:
 
 def nonzero(weights: Array) -> Array:
     """Where floats are neither 0.0 nor -0.0: by their bits, which takes NaNs of every kind."""
-    found = np.empty(weights.shape, bool)
-    flat = found.reshape(-1)
+    mask = np.empty(weights.shape, bool)
+    flat = mask.reshape(-1)
     for at, bits in _shifted(weights):
         np.not_equal(bits, 0, out=flat[at : at + bits.size])
-    return found
+    return mask
 
 
 def count_nonzero(weights: Array) -> int:

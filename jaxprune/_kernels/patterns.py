@@ -89,13 +89,13 @@ def _named(
         )
         if high * wide >= 4:
             return f"blocks of {high}x{wide}"
-    found = (
+    candidates = (
         (n / m, m, int(n), axis)
         for axis, by_size in most.items()
         for m, n in by_size.items()
         if _explains(int(n), m, nonzeros, zeros)
     )
-    best = min(found, default=None)
+    best = min(candidates, default=None)
     return "unstructured" if best is None else f"{best[2]}:{best[1]} along axis {best[3]}"
 
 

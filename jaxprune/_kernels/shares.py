@@ -48,7 +48,7 @@ def find_shares(
     """
     prefix, rank = 0, count
     safe = dict.fromkeys(leaves, np.empty(0, f"uint{width}"))
-    found: dict[_T, _Digits] = {}
+    by_leaf: dict[_T, _Digits] = {}
 
     def first_pieces(leaf: _T) -> Iterator[Array]:
         for piece in pieces(leaf):
@@ -60,7 +60,7 @@ def find_shares(
     for shift in range(width - _DIGIT, -1, -_DIGIT):
         histogram = np.zeros(1 << _DIGIT, np.int64)
         for leaf in leaves:
-            digits = found.get(leaf)
+            digits = by_leaf.get(leaf)
             if digits is None:
                 digits = _counted(first_pieces(leaf), prefix, shift)
             elif digits.places.size:
@@ -69,7 +69,7 @@ def find_shares(
                 continue
             digits = digits.without(_counted(iter([safe[leaf]]), prefix, shift))
             histogram[digits.places] += digits.counts
-            found[leaf] = digits
+            by_leaf[leaf] = digits
         for _, rows in stacks():
             histogram += _histogram(rows, prefix, shift)
             histogram -= _histogram(_highest(rows, held), prefix, shift)
@@ -77,9 +77,9 @@ def find_shares(
         digit = int(np.searchsorted(upto, rank))
         rank -= int(upto[digit] - histogram[digit])
         prefix = prefix << _DIGIT | digit
-        found = {leaf: digits.at(digit) for leaf, digits in found.items()}
-    below = {leaf: digits.below for leaf, digits in found.items()}
-    tied = {leaf: int(digits.counts.sum()) for leaf, digits in found.items()}
+        by_leaf = {leaf: digits.at(digit) for leaf, digits in by_leaf.items()}
+    below = {leaf: digits.below for leaf, digits in by_leaf.items()}
+    tied = {leaf: int(digits.counts.sum()) for leaf, digits in by_leaf.items()}
     for some, rows in stacks():
         safe_rows, cut = _highest(rows, held), rows.dtype.type(prefix)
         under = np.sum(rows < cut, axis=1) - np.sum(safe_rows < cut, axis=1)

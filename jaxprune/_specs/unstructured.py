@@ -188,11 +188,11 @@ def _pooled(works: Sequence[Work]) -> list[jax.Array]:
     here = [on_host(leaf) for leaf in leaves] if all(b.known for b in budgets) else [None]
     if all(leaf is not None for leaf in here):
 
-        def found(members: list[int], wanted: Budget) -> list[host.Array]:
+        def survivors(members: list[int], wanted: Budget) -> list[host.Array]:
             ranked = [leaf for i in members if (leaf := here[i]) is not None]
             return host.pool_survivors(ranked, int(wanted), [most[i] for i in members])
 
-        by_pool = host.in_threads(found, pools.values(), budgets)
+        by_pool = host.in_threads(survivors, pools.values(), budgets)
         masks = {
             i: mask
             for members, found_masks in zip(pools.values(), by_pool, strict=True)
@@ -221,11 +221,11 @@ def pool_masks(
     numbers = [pool for of, pool in zip(parts, pools, strict=True) for _ in of]
     counts = [min(part.values.size, m) for of, m in zip(parts, most, strict=True) for part in of]
     flat = [part for of in parts for part in of]
-    found = iter(device.pool_survivors(flat, numbers, budgets, counts))
+    survivors = iter(device.pool_survivors(flat, numbers, budgets, counts))
     return [
-        jnp.concatenate([next(found) for _ in of]).reshape(leaf.values.shape)
+        jnp.concatenate([next(survivors) for _ in of]).reshape(leaf.values.shape)
         if len(of) > 1
-        else next(found)
+        else next(survivors)
         for leaf, of in zip(leaves, parts, strict=True)
     ]
 

@@ -127,8 +127,8 @@ def gathered(
                 if gather == "gram":
                     refuse_large(gathering, max_bytes)
                 known[kind] = compiled(program, gathering, gather)
-            found = known[kind](arrays_in((params, batch)))
-            total = found if total is None else list(map(add, total, found))
+            batch_sums = known[kind](arrays_in((params, batch)))
+            total = batch_sums if total is None else list(map(add, total, batch_sums))
             bar.update(1)
     if first is None or total is None:
         raise NoMatch("there is no batch to calibrate with: pass [(inputs, ...), ...].")
@@ -139,7 +139,7 @@ def gathered(
 
 def scope(params: Any, where: Where | None, uses: Uses | None) -> Callable[[str], bool]:
     """Says of a path whether its leaf is asked for."""
-    found = leaves(params)
+    params_leaves = leaves(params)
     if uses is not None:
         traced = {leaf.path: tuple(leaf.value.shape) for leaf in uses.leaves}
         raise_problems(
@@ -148,13 +148,13 @@ def scope(params: Any, where: Where | None, uses: Uses | None) -> Callable[[str]
                 f"{leaf.name} of shape {tuple(leaf.value.shape)} is not in uses: pass "
                 "uses=jp.trace(f, params, *inputs) of these params, or leave uses out.",
             )
-            for leaf in found
+            for leaf in params_leaves
             if is_array(leaf.value) and traced.get(leaf.path) != tuple(leaf.value.shape)
         )
     if where is None:
         where = is_weight if uses is not None else (lambda *_: True)
-    reasons = dense_reasons(found, where, uses)
-    paths = {leaf.path for leaf, why in zip(found, reasons, strict=True) if not why}
+    reasons = dense_reasons(params_leaves, where, uses)
+    paths = {leaf.path for leaf, why in zip(params_leaves, reasons, strict=True) if not why}
     return lambda path: path in paths
 
 
@@ -191,8 +191,8 @@ def check_batch(batch: Any) -> None:
 
 def kind_of(params: Any, batch: tuple[Any, ...]) -> Hashable:
     """Batches of one kind share one program: arrays of the same types, and equal other values."""
-    found = leaves((params, batch))
-    return tuple((leaf.path, _type(leaf)) for leaf in found), jax.tree.structure(batch)
+    arguments = leaves((params, batch))
+    return tuple((leaf.path, _type(leaf)) for leaf in arguments), jax.tree.structure(batch)
 
 
 def _type(leaf: Leaf) -> Hashable:

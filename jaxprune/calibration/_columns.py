@@ -53,7 +53,7 @@ def columns_of(spec: Any, inputs: int, block: int) -> Columns:
 @functools.partial(jax.jit, static_argnames=("columns", "exact"))
 @functools.partial(on_any_mesh, like=lambda weights, *_: (weights, weights, weights))
 def solved_columns(
-    weights: jax.Array, found: Factor, spec: Any, *, columns: Columns, exact: bool
+    weights: jax.Array, factor: Factor, spec: Any, *, columns: Columns, exact: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The new weights, which are kept, and whether all of them are finite.
 
@@ -63,14 +63,14 @@ def solved_columns(
 
     Args:
         weights: [batch, out, in], of any floating dtype.
-        found: The factor of the layer's Gram matrix; weights of dead inputs become zero.
+        factor: The factor of the layer's Gram matrix; weights of dead inputs become zero.
         spec: As of `SparseGPT.solve`.
         columns: How the columns are gone through.
         exact: As of `SparseGPT`.
     """
     inputs = weights.shape[2]
     width, padded = columns.width, columns.width * columns.blocks
-    old = jnp.where(found.dead[:, None, :], 0, weights.astype(jnp.float32))
+    old = jnp.where(factor.dead[:, None, :], 0, weights.astype(jnp.float32))
     old = jnp.pad(old, ((0, 0), (0, 0), (0, padded - inputs)))
     budgets = (
         _budgets(spec, weights.shape, columns, exact) if isinstance(spec, Unstructured) else None
@@ -78,12 +78,12 @@ def solved_columns(
 
     def step(b: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         new, kept = state
-        root = lax.dynamic_index_in_dim(found.inverses, b, 1, keepdims=False)
+        root = lax.dynamic_index_in_dim(factor.inverses, b, 1, keepdims=False)
         before = lax.dynamic_slice_in_dim(old, b * width, width, 2)
 
         def add(a: jax.Array, lost: jax.Array) -> jax.Array:
             at = (a * width, b * width)
-            between = lax.dynamic_slice(found.upper, (0, *at), (len(old), width, width))
+            between = lax.dynamic_slice(factor.upper, (0, *at), (len(old), width, width))
             was, now = (lax.dynamic_slice_in_dim(x, at[0], width, 2) for x in (old, new))
             return lost + jnp.matmul(was - now, between, precision=_EXACT)
 

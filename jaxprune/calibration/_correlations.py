@@ -167,8 +167,8 @@ class Correlations:
         number = list(self.window.strips).index(strip)
         ranges = self.window.strips[strip]
         at = tuple(along.index(d) for along, d in zip(ranges, distance, strict=True))
-        found: jax.Array = self.sums[number][(..., *at, slice(None))]
-        return found
+        term: jax.Array = self.sums[number][(..., *at, slice(None))]
+        return term
 
     def _laid_out(self, both: jax.Array) -> jax.Array:
         """[..., taps, taps, channels, channels] as a square of inputs in their order."""

@@ -47,13 +47,13 @@ def _layers(met: Met) -> list[_Where]:
         for depth, equation in enumerate(met.place.equations[:-1])
         if isinstance(_jax.read(equation), Scan)
     ]
-    found = []
+    loops = []
     for move in met.part.moves or ():
         if isinstance(move, Unstack):
-            found.append(move.loop)
+            loops.append(move.loop)
         elif isinstance(move, Pick):
-            found += [loop for loop in scans if move.equation[: len(loop)] == loop][-1:]
-    return found
+            loops += [loop for loop in scans if move.equation[: len(loop)] == loop][-1:]
+    return loops
 
 
 def _run(

@@ -195,8 +195,8 @@ def _advance(
             wanted = [v for v in segment.inputs if v not in batch.values]
             fixed[id(levels)] = _fixed(levels, wanted, weights)
         values = fixed[id(levels)] | batch.values
-        outputs, found = segment.run([values[v] for v in segment.inputs])
-        for k, sums in zip(segment.measured, found, strict=True):
+        outputs, measurements = segment.run([values[v] for v in segment.inputs])
+        for k, sums in zip(segment.measured, measurements, strict=True):
             waiting[k] = add(waiting[k], sums) if k in waiting else sums
         batch.values.update(zip(segment.outputs, outputs, strict=True))
         for v in [v for v in batch.values if levels.last_read[v] <= number]:

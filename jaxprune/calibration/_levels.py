@@ -97,14 +97,14 @@ def variables(equation: JaxprEqn) -> list[Var]:
 
 def _measured(gathering: Gathering, here: Sequence[int], equation: JaxprEqn) -> list[Any]:
     """The operands that have to be known to measure an equation: not the weight itself."""
-    found: list[Any] = []
+    operands: list[Any] = []
     for k in here:
         met = gathering.met[k]
         is_held = len(met.place.where) > 1
         for position, v in enumerate(equation.invars):
             if not _jax.is_known(v) and (is_held or position != met.operand):
-                found.append(v)
-    return found
+                operands.append(v)
+    return operands
 
 
 def _note(

@@ -88,8 +88,8 @@ def check_spec(method: Method, spec: Any, piece: Piece, order: str) -> Problem |
     words = refused(spec, exact=solver.exact)
     if words:
         return Problem(InvalidPattern, f"{piece.leaf.name}: {words}")
-    found = _in_matrix_words(spec, piece)
-    return found if isinstance(found, Problem) else None
+    spec_or_problem = _in_matrix_words(spec, piece)
+    return spec_or_problem if isinstance(spec_or_problem, Problem) else None
 
 
 def per_output(spec: Any, piece: Piece) -> Any:
@@ -198,8 +198,8 @@ def _solved(method: SparseGPT, jobs: Sequence[Job]) -> list[Done]:
         together.setdefault((one.batch, one.out), []).append(k)
     done: dict[int, Done] = {}
     for members in together.values():
-        found = _jointly(method, [jobs[k] for k in members], [matrices[k] for k in members])
-        done.update(zip(members, found, strict=True))
+        solved_pieces = _jointly(method, [jobs[k] for k in members], [matrices[k] for k in members])
+        done.update(zip(members, solved_pieces, strict=True))
     return [done[k] for k in range(len(jobs))]
 
 

@@ -157,17 +157,17 @@ def pieces_of(program: Program, is_in_scope: Callable[[str], bool]) -> list[Piec
     Raises:
         PruningError: A weight is read in several ways.
     """
-    found: dict[tuple[int, Box], dict[Any, list[Met]]] = {}
+    ways_of_box: dict[tuple[int, Box], dict[Any, list[Met]]] = {}
     for met in program.met:
         leaf = program.leaves[met.part.leaf]
         if met.use in CONTRACTIONS and met.roles and met.with_data and is_in_scope(leaf.path):
             box, rest = _box(tuple(leaf.value.shape), met.part.moves or ())
             way = _plain(rest), met.roles.batch, met.roles.output, met.roles.input, met.roles.groups
-            found.setdefault((met.part.leaf, box), {}).setdefault(way, []).append(met)
-    raise_problems(_problems(program, found))
+            ways_of_box.setdefault((met.part.leaf, box), {}).setdefault(way, []).append(met)
+    raise_problems(_problems(program, ways_of_box))
     return [
         _piece(program, number, box, mets)
-        for (number, box), ways in found.items()
+        for (number, box), ways in ways_of_box.items()
         for mets in ways.values()
     ]
 
@@ -204,10 +204,10 @@ def _plain(moves: tuple[Move, ...]) -> tuple[Any, ...]:
     )
 
 
-def _problems(program: Program, found: dict[tuple[int, Box], dict[Any, list[Met]]]) -> Any:
+def _problems(program: Program, ways_of_box: dict[tuple[int, Box], dict[Any, list[Met]]]) -> Any:
     """What is read in several ways: by one box twice, or by boxes that share weights."""
     boxes: dict[int, list[tuple[Box, dict[Any, list[Met]]]]] = {}
-    for (number, box), ways in found.items():
+    for (number, box), ways in ways_of_box.items():
         boxes.setdefault(number, []).append((box, ways))
     for number, each in boxes.items():
         several = [ways for _, ways in each if len(ways) > 1]

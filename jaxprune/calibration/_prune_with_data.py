@@ -169,7 +169,7 @@ def _assigned(
     params: Any, program: Program, spec: Any, where: Where | None, uses: Uses
 ) -> Assignment:
     """Which leaf is pruned by what; refuses those that data says nothing of."""
-    found = leaves(params)
+    params_leaves = leaves(params)
     scope(params, where, uses)
     with_data = {
         program.leaves[met.part.leaf].path
@@ -177,7 +177,7 @@ def _assigned(
         if met.use in ("product", "convolution") and met.roles and met.with_data
     }
     asked: Where = (lambda path, _: path in with_data) if where is None else where
-    assignment = assign(found, spec, asked, uses)
+    assignment = assign(params_leaves, spec, asked, uses)
     raise_problems(
         Problem(
             NoMatch,

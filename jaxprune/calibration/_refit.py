@@ -121,14 +121,14 @@ class _Search(NamedTuple):
 
     Attributes:
         step: How many steps have been made.
-        found: The solution so far.
+        solution: The solution so far.
         residual: What is left of the right-hand side.
         along: The direction of the next step.
         left: [batch, 1, out], the squared residual, scaled by the diagonal.
     """
 
     step: jax.Array
-    found: jax.Array
+    solution: jax.Array
     residual: jax.Array
     along: jax.Array
     left: jax.Array
@@ -153,14 +153,14 @@ def _conjugate_gradients(hessian: jax.Array, pull: jax.Array, stay: jax.Array) -
         ratio = jnp.where(moves, left / jnp.where(moves, state.left, 1), 0)
         return _Search(
             state.step + 1,
-            state.found + length * state.along,
+            state.solution + length * state.along,
             residual,
             residual * scale + ratio * state.along,
             jnp.where(moves, left, 0),
         )
 
     begin = _Search(jnp.int32(0), jnp.zeros_like(pull), pull, pull * scale, wanted)
-    return lax.while_loop(is_open, advance, begin).found
+    return lax.while_loop(is_open, advance, begin).solution
 
 
 def _error_falls(hessian: jax.Array, change: jax.Array, before: jax.Array) -> jax.Array:

@@ -77,7 +77,7 @@ class _Part:
         for equation in self.equations:
             results = _jax.run(equation, [value(v) for v in equation.invars])
             known.update(zip(equation.outvars, results, strict=True))
-        found: dict[int, Sums] = {}
+        measurements: dict[int, Sums] = {}
         for number in dict.fromkeys(met.place.where[0] for met in self.met):
             here = [k for k, met in enumerate(self.met) if met.place.where[0] == number]
             equation = self.at[here[0]]
@@ -89,8 +89,8 @@ class _Part:
                 sums = run_measured(program, [known[v] for v in held], inner, measure)[1]
             else:
                 sums = [measure(self.met[k], _operands(self.met[k], equation, value)) for k in here]
-            found.update(zip(here, sums, strict=True))
-        return [known[v] for v in self.outputs], [found[k] for k in range(len(self.met))]
+            measurements.update(zip(here, sums, strict=True))
+        return [known[v] for v in self.outputs], [measurements[k] for k in range(len(self.met))]
 
 
 class Segments:
@@ -107,11 +107,11 @@ class Segments:
         measured = tuple(k for k, level in enumerate(levels.of_met) if level == number + 1)
         met = tuple(levels.gathering.met[k] for k in measured)
         at = tuple(jaxpr.eqns[one.place.where[0]] for one in met)
-        made = {out for equation in equations for out in equation.outvars}
+        results = {out for equation in equations for out in equation.outvars}
         read = [v for equation in equations for v in variables(equation)]
         for one, equation in zip(met, at, strict=True):
             read += [v for v in variables(equation) if v is not _weight(one, equation)]
-        inputs = tuple(dict.fromkeys(v for v in read if v not in made))
+        inputs = tuple(dict.fromkeys(v for v in read if v not in results))
         outputs = tuple(
             out
             for equation in equations

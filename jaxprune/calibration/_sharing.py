@@ -61,11 +61,13 @@ class _Identities:
         self.holders = {where[:k] for where in wanted for k in range(1, len(where))}
         self.operands: dict[_Where, list[Hashable]] = {}
 
-    def jaxpr(self, program: AnyJaxpr, given: Sequence[Hashable], prefix: _Where) -> list[Hashable]:
+    def jaxpr(
+        self, program: AnyJaxpr, arguments: Sequence[Hashable], prefix: _Where
+    ) -> list[Hashable]:
         """The identities of the results."""
         jaxpr = _jax.opened(program)
         known: dict[Var, Hashable] = {v: (prefix, k) for k, v in enumerate(jaxpr.constvars)}
-        known.update(zip(jaxpr.invars, given, strict=True))
+        known.update(zip(jaxpr.invars, arguments, strict=True))
 
         def identity(variable: Any) -> Hashable:
             return ("number", str(variable)) if _jax.is_known(variable) else known[variable]

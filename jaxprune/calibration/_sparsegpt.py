@@ -96,11 +96,11 @@ class SparseGPT:
         )
         raise_problems([_unfit(spec, weights.shape, name)])
         columns = columns_of(spec, weights.shape[2], self.block)
-        found = factor(gram, rows, self.damping, columns.width)
+        gram_factor = factor(gram, rows, self.damping, columns.width)
         solved, kept, finite = solved_columns(
-            weights, found, spec, columns=columns, exact=self.exact
+            weights, gram_factor, spec, columns=columns, exact=self.exact
         )
-        if not bool(found.exists & finite):
+        if not bool(gram_factor.exists & finite):
             raise not_solvable(weights, gram, rows, self.damping, name)
         return solved, kept
 

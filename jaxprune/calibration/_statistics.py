@@ -51,14 +51,14 @@ def summed(each: Sequence[Sums]) -> Sums:
     return jax.tree.map(lambda *x: sum(x[1:], x[0]), *_of_one_kind(each))
 
 
-def add(total: Sums, found: Sums) -> Sums:
+def add(total: Sums, sums: Sums) -> Sums:
     """Both together, in the memory of the former."""
-    return _added(*_of_one_kind((total, found)))
+    return _added(*_of_one_kind((total, sums)))
 
 
 @partial(jax.jit, donate_argnums=0)
-def _added(total: Sums, found: Sums) -> Sums:
-    return jax.tree.map(jnp.add, total, found)
+def _added(total: Sums, sums: Sums) -> Sums:
+    return jax.tree.map(jnp.add, total, sums)
 
 
 def _of_one_kind(each: Sequence[Sums]) -> Sequence[Sums]:
@@ -93,8 +93,8 @@ def measure_of(gather: Gather) -> Callable[[Met, Sequence[Any]], Sums]:
         everywhere = NamedSharding(mesh, PartitionSpec())
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
         like = jax.tree.map(lambda _: everywhere, jax.eval_shape(sums, *shapes))
-        found: Sums = jax.sharding.auto_axes(sums, out_sharding=like)(*arrays)
-        return found
+        sums_everywhere: Sums = jax.sharding.auto_axes(sums, out_sharding=like)(*arrays)
+        return sums_everywhere
 
     return measured
 
@@ -127,12 +127,12 @@ def gram(met: Met, operands: Sequence[Any]) -> jax.Array | Correlations:
         return jnp.einsum("bpqi,bpqj->bij", rows, rows, precision=_EXACT)
     batch, rest, into = _ordered_dims(roles, x)
     # Positions and inputs stay as many axes as they are: joined, they could not stay sharded.
-    found = lax.dot_general(x, x, ((rest, rest), (batch, batch)), precision=_EXACT)
+    products = lax.dot_general(x, x, ((rest, rest), (batch, batch)), precision=_EXACT)
     count, size = _size(x, batch), _size(x, into)
     left = [k for k in range(x.ndim) if k in into]
     order = [len(batch) + left.index(k) for k in into]
     twice = (*range(len(batch)), *order, *(len(into) + k for k in order))
-    return jnp.transpose(found, twice).reshape(count, size, size)
+    return jnp.transpose(products, twice).reshape(count, size, size)
 
 
 def positions(met: Met, operands: Sequence[Any]) -> jax.Array:
@@ -207,7 +207,7 @@ def _reads(met: Met, operands: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
     equation = met.place.equations[-1]
     options, outside = _jax.convolution_options(equation), _jax.shape_of(equation.outvars[0])
     numbers = options["dimension_numbers"]
-    found = []
+    tables = []
     for k, (low, _) in enumerate(options["padding"]):
         taps = np.arange(operands[met.operand].shape[numbers.rhs_spec[2 + k]])
         outputs = np.arange(outside[numbers.out_spec[2 + k]])
@@ -215,8 +215,8 @@ def _reads(met: Met, operands: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
         met_at = taps[:, None] * options["rhs_dilation"][k] - low
         met_at = met_at + outputs * options["window_strides"][k]
         at = places * options["lhs_dilation"][k]
-        found.append((met_at[:, None] == at[:, None]).any(-1).astype(np.float32))
-    return found
+        tables.append((met_at[:, None] == at[:, None]).any(-1).astype(np.float32))
+    return tables
 
 
 def _window(met: Met, operands: Sequence[Any]) -> Window | None:

@@ -108,13 +108,13 @@ class Stats:
         Returns:
             By path how many of the leaf's matrices met only zeros, of how many.
         """
-        found = {}
+        silent_counts = {}
         for leaf in self.leaves:
             others = tuple(k for k in range(len(leaf.shape)) if k not in leaf.batch_axes)
             silent = np.max(np.asarray(self.squares[leaf.path]), axis=others) == 0
             if silent.any():
-                found[leaf.path] = int(silent.sum()), silent.size
-        return found
+                silent_counts[leaf.path] = int(silent.sum()), silent.size
+        return silent_counts
 
     def __add__(self, other: "Stats") -> "Stats":
         """The sums over both runs' batches.
@@ -158,12 +158,12 @@ class Stats:
         """
         kinds: dict[str, dict[str, jax.Array]] = {"squares": {}, "grams": {}, "counts": {}}
         try:
-            with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as found:
-                fixed = json.loads(str(found["leaves"]))
-                for key in found.files:
+            with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as archive:
+                fixed = json.loads(str(archive["leaves"]))
+                for key in archive.files:
                     kind, _, name = key.partition("/")
                     if kind in kinds:
-                        kinds[kind][name] = jnp.asarray(found[key])
+                        kinds[kind][name] = jnp.asarray(archive[key])
             leaves = [LeafStats(path, *(tuple(part) for part in rest)) for path, *rest in fixed]
         except (ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise PruningError(

@@ -92,4 +92,4 @@ def _told(error: Exception) -> str:
 
 def _printable(text: str) -> str:
     """Without the control characters of names and paths; the lines of several problems stay."""
-    return re.sub(r"\n(?!  )|[\0-\t\v-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
+    return re.sub(r"\n(?!  )|[\0-\t\v-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)

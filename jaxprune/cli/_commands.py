@@ -86,12 +86,12 @@ def report(options: argparse.Namespace) -> str:
         if options.html:
             refuse_input(options.html, source)
             return _write_report(options.html, source, where, skip)
-        found = report_checkpoint(source, where=where, skip=skip, progress=progress)
+        file_report = report_checkpoint(source, where=where, skip=skip, progress=progress)
     if options.json:
-        return json.dumps(found.to_dict(), indent=2, allow_nan=False)
+        return json.dumps(file_report.to_dict(), indent=2, allow_nan=False)
     if options.csv:
-        return _as_csv(found.rows)
-    return in_options(str(found)) + _saving(options.input, found)
+        return _as_csv(file_report.rows)
+    return in_options(str(file_report)) + _saving(options.input, file_report)
 
 
 def compare(options: argparse.Namespace) -> str:
@@ -100,10 +100,14 @@ def compare(options: argparse.Namespace) -> str:
         if options.html:
             refuse_input(options.html, a)
             refuse_input(options.html, b)
-        found = compare_checkpoints(a, b, progress=progress)
+        comparison = compare_checkpoints(a, b, progress=progress)
         if options.html:
-            return _write_comparison(options.html, a, b, found)
-    return json.dumps(found.to_dict(), indent=2, allow_nan=False) if options.json else str(found)
+            return _write_comparison(options.html, a, b, comparison)
+    return (
+        json.dumps(comparison.to_dict(), indent=2, allow_nan=False)
+        if options.json
+        else str(comparison)
+    )
 
 
 def pack(options: argparse.Namespace) -> str:
@@ -202,13 +206,15 @@ def _write_report(target: Path, source: Checkpoint, where: Where, skip: list[str
     return _write_page(target, page(source.path.name, leaves), mode_of(source))
 
 
-def _write_comparison(target: Path, a: Checkpoint, b: Checkpoint, found: Comparison) -> str:
+def _write_comparison(target: Path, a: Checkpoint, b: Checkpoint, comparison: Comparison) -> str:
     from jaxprune.cli._page import comparison_page, in_natural_order  # noqa: PLC0415  # as above
 
-    rows = [(_as_in_file(path, a), row) for path, row in found.rows.items()]
+    rows = [(_as_in_file(path, a), row) for path, row in comparison.rows.items()]
     rows.sort(key=lambda row: in_natural_order(row[0]))
     title = f"A: {a.path.name}, B: {b.path.name}"
-    return _write_page(target, comparison_page(title, rows, found.remarks), mode_of(a) & mode_of(b))
+    return _write_page(
+        target, comparison_page(title, rows, comparison.remarks), mode_of(a) & mode_of(b)
+    )
 
 
 def _as_in_file(path: str, source: Checkpoint) -> str:

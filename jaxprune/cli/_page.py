@@ -131,8 +131,8 @@ def block_of(path: str) -> str:
         >>> block_of("model.layers.11.mlp.up_proj.weight"), block_of("lm_head.weight")
         ('model.layers.11', '')
     """
-    found = re.match(r"(?:[^./0-9]+[./])*[^./]*[0-9]+(?=[./])", path)
-    return found[0] if found else ""
+    prefix = re.match(r"(?:[^./0-9]+[./])*[^./]*[0-9]+(?=[./])", path)
+    return prefix[0] if prefix else ""
 
 
 def _document(
@@ -193,11 +193,11 @@ def _box(name: str, value: str, more: str = "") -> str:
     return f"<div><dt>{name}</dt><dd><b>{value}</b>{more}</dd></div>"
 
 
-def _block(name: str, told: str, columns: int) -> str:
+def _block(name: str, summary: str, columns: int) -> str:
     """The row above the rows of a block."""
     return (
         f'<tr class="block"><th scope="rowgroup" colspan="{columns}">{_named(name)}'
-        f"<small>{told}</small></th></tr>"
+        f"<small>{summary}</small></th></tr>"
     )
 
 

@@ -152,15 +152,15 @@ def _axis_text(options: argparse.Namespace) -> tuple[str, str] | None:
 
 def _axis_word(options: argparse.Namespace) -> str | None:
     """The axis, if it is named by a word."""
-    found = _axis_text(options)
-    return found[1] if found and found[1] in _AXES["flax"] else None
+    choice = _axis_text(options)
+    return choice[1] if choice and choice[1] in _AXES["flax"] else None
 
 
 def _axis(options: argparse.Namespace, source: Checkpoint) -> int:
     """The axis that the spec needs, as a number."""
-    found = _axis_text(options)
-    assert found is not None
-    option, text = found
+    choice = _axis_text(options)
+    assert choice is not None
+    option, text = choice
     if text in _AXES["flax"]:
         layout = layout_of(options, source)
         if layout is None:

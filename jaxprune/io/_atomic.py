@@ -116,10 +116,10 @@ def _place(temporary: Path, target: Path) -> None:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _finish_folder(folder: Path, mode: int) -> None:

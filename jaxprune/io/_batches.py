@@ -52,16 +52,16 @@ def batches(tensors: Sequence[Tensor]) -> list[Batch]:
     Returns:
         The batches.
     """
-    found: list[Batch] = []
+    groups: list[Batch] = []
     some: list[Tensor] = []
     total = 0
     for tensor in tensors:
         if some and total + tensor.nbytes > _TOGETHER:
-            found.append(Batch(some, total))
+            groups.append(Batch(some, total))
             some, total = [], 0
         some.append(tensor)
         total += tensor.nbytes
-    return [*found, Batch(some, total)] if some else found
+    return [*groups, Batch(some, total)] if some else groups
 
 
 def alike(keys: Sequence[Hashable]) -> Iterator[list[int]]:

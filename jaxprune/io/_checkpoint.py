@@ -124,11 +124,11 @@ def paths_of(tensors: Sequence[Tensor]) -> dict[Tensor, str]:
     """
     dotted = is_dotted(tensors)
     paths = {t: t.name.replace(".", "/") if dotted else t.name for t in tensors}
-    seen: dict[str, Tensor] = {}
+    by_path: dict[str, Tensor] = {}
     for tensor, path in paths.items():
-        if path in seen:
+        if path in by_path:
             raise CheckpointError(f"two tensors have the path {path!r}: rename one of them.")
-        seen[path] = tensor
+        by_path[path] = tensor
     return paths
 
 

@@ -59,9 +59,9 @@ def parse_json(raw: bytes, most: int = MOST_MARKS) -> Any:
     try:
         text = raw.decode()
         with _no_collection():
-            found = json.loads(text, object_pairs_hook=_once, parse_int=_integer)
+            value = json.loads(text, object_pairs_hook=_once, parse_int=_integer)
         if "\\u" in text:
-            json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except _Twice as error:
         raise ValueError(str(error)) from None
     except UnicodeDecodeError:
@@ -72,7 +72,7 @@ def parse_json(raw: bytes, most: int = MOST_MARKS) -> Any:
         raise ValueError(f"is not JSON ({shown(str(error))})") from None
     except RecursionError:
         raise ValueError("is not JSON (nested too deep)") from None
-    return found
+    return value
 
 
 @contextmanager
@@ -92,11 +92,11 @@ class _Twice(ValueError):
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise _Twice(f"names {shown(twice)} twice")
-    return found
+    return entries
 
 
 def _integer(text: str) -> int:

@@ -109,11 +109,11 @@ def _flattened(path: Path, node: Any, keys: tuple[Any, ...] = ()) -> Iterator[tu
         yield keys, node
 
 
-def _in_turn(found: Any, kind: type) -> TypeGuard[dict[str, Any]]:
-    """Whether `found` maps "0", "1", ... to things of a kind, as Flax writes a tuple."""
-    if not isinstance(found, dict) or list(found) != [str(i) for i in range(len(found))]:
+def _in_turn(node: Any, kind: type) -> TypeGuard[dict[str, Any]]:
+    """Whether `node` maps "0", "1", ... to things of a kind, as Flax writes a tuple."""
+    if not isinstance(node, dict) or list(node) != [str(i) for i in range(len(node))]:
         return False
-    return all(type(each) is kind for each in found.values())
+    return all(type(each) is kind for each in node.values())
 
 
 # What follows the first byte of an object: how many bytes of length (or value), and what it is.
@@ -177,15 +177,15 @@ class _Walk:
 
     def mapping(self, count: int, depth: int) -> dict[str | int, Any]:
         """The `count` entries of a map."""
-        found: dict[str | int, Any] = {}
+        entries: dict[str | int, Any] = {}
         for _ in range(count):
             key = self.object(depth + 1)
             if not isinstance(key, str | int):
                 self.fail("a key is neither a text nor an integer")
-            if key in found:
+            if key in entries:
                 self.fail(f"the key {shown(key)} stands there twice")
-            found[key] = self.object(depth + 1)
-        return found
+            entries[key] = self.object(depth + 1)
+        return entries
 
     def extension(self, length: int) -> Any:
         """An array; the object `(shape, dtype name, bytes)`."""

@@ -94,13 +94,13 @@ def _tree_metadata(path: Path) -> dict[str, Any]:
         remedy = f"name {path / inner[0]}" if inner else "name a folder that Orbax wrote"
         raise CheckpointError(f"{path} has no {_METADATA}, so it is no Orbax checkpoint: {remedy}.")
     try:
-        found: Any = read_json(path / _METADATA)
+        metadata: Any = read_json(path / _METADATA)
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{path / _METADATA} {error}: save it again.") from None
     try:
-        for entry in found["tree_metadata"].values():
+        for entry in metadata["tree_metadata"].values():
             entry["value_metadata"].get("value_type")
             for each in entry["key_metadata"]:
                 _key(each)
@@ -108,7 +108,7 @@ def _tree_metadata(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path / _METADATA} is not what Orbax writes ({shown(str(error))}): save it again."
         ) from None
-    return found
+    return metadata
 
 
 def _key(entry: dict[str, Any]) -> str | int:

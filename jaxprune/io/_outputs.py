@@ -238,13 +238,13 @@ def naming(target: Path) -> Iterator[None]:
 def _read_back(
     format_: Format, path: Path, target: Path, sums: Mapping[Tensor, int], bar: Bar
 ) -> None:
-    found = {}
+    disk_sums = {}
     with format_.open(path) as written:
         for tensor in written.tensors:
-            found[tensor] = _checksum(written, tensor)
+            disk_sums[tensor] = _checksum(written, tensor)
             bar.update(tensor.nbytes)
     # By path: a flat format and a tree write the same name in different ways.
-    if _by_path(found) != _by_path(sums):
+    if _by_path(disk_sums) != _by_path(sums):
         raise CheckpointError(f"{target}: what was written reads back otherwise. Check the disk.")
 
 

@@ -33,10 +33,10 @@ def reading_ahead(
         def each() -> Iterator[tuple[Batch, _T]]:
             begun: Future[_T] | None = None
             for i, batch in enumerate(batches):
-                found = read(batch) if begun is None else begun.result()
+                content = read(batch) if begun is None else begun.result()
                 ahead = i + 1 < len(batches) and _pays(batches[i + 1])
                 begun = thread.submit(read, batches[i + 1]) if ahead else None
-                yield batch, found
+                yield batch, content
 
         yield each()
 

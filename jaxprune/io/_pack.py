@@ -120,10 +120,10 @@ def _packed(item: Item, values: Array) -> tuple[Array, Array, Array, Array]:
         bitmask[row : row + some, start // 8 : -(-stop // 8)] = np.packbits(
             kept, axis=1, bitorder="little"
         )
-        found = piece[kept.reshape(-1)]
-        compressed[done : done + len(found)] = found
+        survivors = piece[kept.reshape(-1)]
+        compressed[done : done + len(survivors)] = survivors
         counts[row : row + some] += np.count_nonzero(kept, axis=1)
-        done += len(found)
+        done += len(survivors)
     return np.array(item.tensor.shape, np.int64), compressed, bitmask, counts.cumsum() - counts
 
 
@@ -144,7 +144,7 @@ def _description(source: Checkpoint, items: Sequence[Item]) -> str:
         }
         for item in items
     ]
-    found: dict[str, Any] = {"version": 1, "tensors": tensors}
+    description: dict[str, Any] = {"version": 1, "tensors": tensors}
     if source.path.suffix == ".safetensors" and source.path.is_file():
-        found["header"] = header_of(source.path).decode()
-    return json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+        description["header"] = header_of(source.path).decode()
+    return json.dumps(description, ensure_ascii=False, separators=(",", ":"))

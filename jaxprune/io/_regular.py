@@ -57,11 +57,11 @@ def check_folder(folder: Path) -> int:
         for name in files:
             path = Path(above, name)
             try:
-                found = path.stat()
+                status = path.stat()
             except FileNotFoundError:  # a link that leads nowhere: whoever needs it will say so
                 continue
-            _check(path, found.st_mode)
-            total += found.st_size
+            _check(path, status.st_mode)
+            total += status.st_size
     return total
 
 

@@ -104,26 +104,26 @@ def _parsed(path: Path, raw: bytes) -> dict[str, Any]:
     return header
 
 
-def _metadata(path: Path, found: Any) -> dict[str, str]:
-    if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
-        return found
-    raise _broken(path, f"{_METADATA} should map text to text, got {shown(found)}")
+def _metadata(path: Path, metadata: Any) -> dict[str, str]:
+    if isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values()):
+        return metadata
+    raise _broken(path, f"{_METADATA} should map text to text, got {shown(metadata)}")
 
 
 def _spans(
     path: Path, header: Mapping[str, Any], start: int, end: int
 ) -> dict[Tensor, Sequence[Span]]:
-    found = [_described(path, name, entry) for name, entry in header.items()]
-    found.sort(key=lambda item: item[1])
+    spans = [_described(path, name, entry) for name, entry in header.items()]
+    spans.sort(key=lambda item: item[1])
     at = 0
-    for tensor, (first, last) in found:
+    for tensor, (first, last) in spans:
         if first != at:
             what = "overlaps what is before it" if first < at else "leaves a hole before it"
             raise _broken(path, f"{shown(tensor.name)} starts at byte {first}, not {at}: it {what}")
         at = last
     if start + at != end:
         raise _broken(path, f"its tensors take {at} bytes, and the file has {end - start} for them")
-    return {tensor: [(start + first, start + last)] for tensor, (first, last) in found}
+    return {tensor: [(start + first, start + last)] for tensor, (first, last) in spans}
 
 
 def _described(path: Path, name: str, entry: Any) -> tuple[Tensor, Span]:

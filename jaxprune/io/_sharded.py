@@ -43,9 +43,9 @@ class ShardedFile:
         self.metadata = {k: v for shard in self.shards.values() for k, v in shard.metadata.items()}
 
     def _check(self, names: dict[str, str]) -> None:
-        found = [(t.name, name) for name, shard in self.shards.items() for t in shard.tensors]
-        strays = set(names.items()) ^ set(found)
-        if strays or len(found) != len(names):
+        pairs = [(t.name, name) for name, shard in self.shards.items() for t in shard.tensors]
+        strays = set(names.items()) ^ set(pairs)
+        if strays or len(pairs) != len(names):
             tensor, shard = min(strays, default=("?", "?"))
             raise CheckpointError(
                 f"{self.index} and its shards do not agree on {tensor!r} in {shard!r}: copy or "
@@ -85,17 +85,17 @@ def indices_in(folder: Path) -> list[Path]:
 def _index_in(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = indices_in(path)
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(index.name for index in found) or "none"
+    indices = indices_in(path)
+    if len(indices) == 1:
+        return indices[0]
+    names = ", ".join(index.name for index in indices) or "none"
     raise CheckpointError(f"{path} should hold one *{INDEX}, got {names}: name the file.")
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        found = read_json(index)
-        names = found["weight_map"]
+        document = read_json(index)
+        names = document["weight_map"]
     except (LookupError, TypeError):
         raise CheckpointError(f"{index} is no index: expected JSON with a weight_map.") from None
     except CheckpointError:
@@ -117,7 +117,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _refuse_unnamed(index: Path, names: Iterable[str]) -> None:
     """Refuses shards of the index's series that it does not name: it is not the whole of them."""
-    for prefix, total in {found.groups() for name in names if (found := _SERIES.fullmatch(name))}:
+    for prefix, total in {match.groups() for name in names if (match := _SERIES.fullmatch(name))}:
         pattern = re.compile(re.escape(prefix) + r"-\d+" + re.escape(total))
         lost = {path.name for path in index.parent.iterdir() if pattern.fullmatch(path.name)}
         if lost := lost - set(names):

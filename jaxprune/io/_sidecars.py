@@ -34,25 +34,25 @@ def find_sidecars(source: Checkpoint) -> list[Path]:
     """
     folder = source.path if source.path.is_dir() else source.path.parent
     read = {path.name for path in source.files}
-    found = [
+    paths = [
         path
         for path in sorted(folder.iterdir())
         if path.suffix in _SUFFIXES and not path.name.startswith(".") and path.name not in read
     ]
-    found = [path for path in found if not path.name.endswith(INDEX)]
-    if not found:
+    paths = [path for path in paths if not path.name.endswith(INDEX)]
+    if not paths:
         raise CheckpointError(
             f"{folder} holds no configuration and no tokenizer ({', '.join(_SUFFIXES)}) that could "
             "be copied: leave --with-sidecars out."
         )
-    if len(found) > _MOST:
+    if len(paths) > _MOST:
         raise CheckpointError(
-            f"{folder} holds {len(found)} files ({', '.join(_SUFFIXES)}), and a model has at most "
+            f"{folder} holds {len(paths)} files ({', '.join(_SUFFIXES)}), and a model has at most "
             f"{_MOST}: copy those that it needs, and leave --with-sidecars out."
         )
-    for path in found:
+    for path in paths:
         _check(path)
-    return found
+    return paths
 
 
 def _check(path: Path) -> None:

@@ -161,11 +161,11 @@ class SpanWriter:
         """Waits for the disk, and compares what can be read with what was to be written."""
         getattr(os, "fdatasync", os.fsync)(self._file.fileno())
         self._file.seek(self._checked)
-        piece, found = memoryview(bytearray(_PIECE)), 0
+        piece, checksum = memoryview(bytearray(_PIECE)), 0
         while count := self._file.readinto(piece):
-            found = zlib.crc32(piece[:count], found)
+            checksum = zlib.crc32(piece[:count], checksum)
             self._checked += count
-        if (self._checked, found) != (self._done, self._sum):
+        if (self._checked, checksum) != (self._done, self._sum):
             raise OSError(
                 errno.EIO, "what was written reads back otherwise; check the disk", str(self._path)
             )

@@ -78,12 +78,12 @@ class PackedFile:
                 )
             self.metadata = {k: v for k, v in self._file.metadata.items() if k != KEY}
             try:
-                found = parse_json(self._file.metadata[KEY].encode())
-                self.items = {item.tensor: item for item in map(_described, found["tensors"])}
-                self.header = found["header"].encode() if "header" in found else None
+                description = parse_json(self._file.metadata[KEY].encode())
+                self.items = {item.tensor: item for item in map(_described, description["tensors"])}
+                self.header = description["header"].encode() if "header" in description else None
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise self._broken(f"its description {shown(str(error))}") from None
-            self._check(len(found["tensors"]))
+            self._check(len(description["tensors"]))
         except BaseException:
             self._file.__exit__()
             raise
@@ -94,16 +94,16 @@ class PackedFile:
 
     def _check(self, count: int) -> None:
         """Whether the file holds exactly what the description needs."""
-        found = {tensor.name: tensor for tensor in self._file.tensors}
+        by_name = {tensor.name: tensor for tensor in self._file.tensors}
         needed = [part.name for item in self.items.values() for part in item.parts]
-        if count != len(self.items) or sorted(needed) != sorted(found):
+        if count != len(self.items) or sorted(needed) != sorted(by_name):
             raise self._broken("its tensors are not those that it describes")
         for tensor, item in self.items.items():
             parts = item.parts
             if len(parts) > 1:
                 width = width_of(tensor)
-                parts = parts_of(tensor, found[parts[1].name].nbytes // width if width else -1)
-            if any(part != found[part.name] for part in parts):
+                parts = parts_of(tensor, by_name[parts[1].name].nbytes // width if width else -1)
+            if any(part != by_name[part.name] for part in parts):
                 raise self._broken(f"{shown(tensor.name)} is not as it is described")
             self.items[tensor] = Item(tensor, parts)
 

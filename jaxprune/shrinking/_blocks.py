@@ -60,12 +60,12 @@ def units(size: int, why: Any = None) -> Block:
 
 def root(block: Block) -> Block:
     """The block that stands for this one and all that it was joined to."""
-    found = block
-    while found.same is not None:
-        found = found.same
+    end = block
+    while end.same is not None:
+        end = end.same
     while block.same is not None:
-        block.same, block = found, block.same
-    return found
+        block.same, block = end, block.same
+    return end
 
 
 def _flat(parts: Iterable[Block], kind: Kind) -> list[Block]:
@@ -101,14 +101,14 @@ def pin(block: Block, why: Any) -> None:
 
 def atoms(block: Block) -> list[Block]:
     """The blocks of units that a block consists of, each as often as it occurs."""
-    found, pending = [], [block]
+    blocks, pending = [], [block]
     while pending:
         now = root(pending.pop())
         if now.kind == "units":
-            found.append(now)
+            blocks.append(now)
         else:
             pending += reversed(now.parts)
-    return found
+    return blocks
 
 
 def join(one: Block, other: Block, why: Any) -> None:

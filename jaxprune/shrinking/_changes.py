@@ -20,12 +20,12 @@ from jaxprune.tracing._readings import Scan
 
 Changes: TypeAlias = dict[str, tuple[float, ...]]
 # For each block the sums of the changes of vectors, by layer, and of how many.
-Found: TypeAlias = dict[str, tuple[Any, Any]]
+Totals: TypeAlias = dict[str, tuple[Any, Any]]
 
 
 def changes_of(models: Models, params: Any, batches: Iterable[tuple[Any, ...]]) -> Changes:
     """The mean change of vectors of the stream by each block; see `Dependencies.changes`."""
-    compiled: dict[int, Callable[[list[Any]], Found]] = {}
+    compiled: dict[int, Callable[[list[Any]], Totals]] = {}
     sums: dict[str, Any] = {}
     counts: dict[str, Any] = {}
     for batch in batches:
@@ -51,7 +51,7 @@ def changes_of(models: Models, params: Any, batches: Iterable[tuple[Any, ...]]) 
     return {name: tuple((sums[name] / counts[name]).tolist()) for name in order}
 
 
-def _measuring(model: Model) -> Callable[[list[Any]], Found]:
+def _measuring(model: Model) -> Callable[[list[Any]], Totals]:
     """The compiled program that measures all blocks that can be left out."""
     depth = model.depth
     names = [name for name, block in depth.blocks.items() if not block.refused]
@@ -61,10 +61,10 @@ def _measuring(model: Model) -> Callable[[list[Any]], Found]:
     opened = {call.step for call in depth.flow.calls if not call.inside.isdisjoint(at)}
 
     @jax.jit
-    def run(arrays: list[Any]) -> Found:
-        found: Found = {}
-        _run(model.body, arrays, at, opened, found)
-        return found
+    def run(arrays: list[Any]) -> Totals:
+        totals: Totals = {}
+        _run(model.body, arrays, at, opened, totals)
+        return totals
 
     return run
 
@@ -74,9 +74,9 @@ def _run(
     arrays: Sequence[Any],
     at: Mapping[Step, tuple[str, Place]],
     opened: Collection[Step],
-    found: Found,
+    totals: Totals,
 ) -> list[Any]:
-    """The results of a program; what blocks change is put into `found`."""
+    """The results of a program; what blocks change is put into `totals`."""
     known: dict[Any, Any] = dict(zip(body.jaxpr.invars, arrays, strict=True))
     for variable, (value, _) in zip(body.jaxpr.constvars, body.constants, strict=True):
         known[variable] = value
@@ -88,17 +88,17 @@ def _run(
         operands = [read(variable) for variable in step.equation.invars]
         results: Sequence[Any]
         if step in opened:
-            results = _run(step.bodies[0], operands, at, opened, found)
+            results = _run(step.bodies[0], operands, at, opened, totals)
         elif step not in at:
             results = _jax.run(step.equation, operands)
         else:
             name, place = at[step]
             if place.stream is None:
-                results, found[name] = _layers(step, place, operands)
+                results, totals[name] = _layers(step, place, operands)
             else:
                 results = _jax.run(step.equation, operands)
                 one = _change(operands[place.stream], results[0], place.streams[0][1])
-                found[name] = jnp.reshape(one[0], (1,)), jnp.reshape(one[1], (1,))
+                totals[name] = jnp.reshape(one[0], (1,)), jnp.reshape(one[1], (1,))
         known.update(zip(step.equation.outvars, results, strict=True))
     return [read(variable) for variable in body.jaxpr.outvars]
 

@@ -196,10 +196,10 @@ def _to_cost(
         return model.costs.multiply_adds(left, dropped.dead)
 
     def removed(count: int) -> dict[str, int]:
-        found = dict.fromkeys(names, 0)
+        tally = dict.fromkeys(names, 0)
         for name in events[:count]:
-            found[name] += 1
-        return found
+            tally[name] += 1
+        return tally
 
     def costs(count: int) -> int:
         gone = removed(count)

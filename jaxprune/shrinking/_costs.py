@@ -109,11 +109,11 @@ def _cost(term: Term, left: Mapping[Block, int]) -> int:
 
 
 def _by_unit(terms: Sequence[Term]) -> dict[Block, list[int]]:
-    found: dict[Block, list[int]] = {}
+    numbers: dict[Block, list[int]] = {}
     for k, (_, blocks) in enumerate(terms):
         for unit in {unit for block in blocks for unit in atoms(block)}:
-            found.setdefault(unit, []).append(k)
-    return found
+            numbers.setdefault(unit, []).append(k)
+    return numbers
 
 
 def _product(step: Step) -> list[Term]:

@@ -65,7 +65,7 @@ class Depth:
         return dropped(self.flow, self.leaf_count, streams)
 
 
-class _Found(NamedTuple):
+class _Candidate(NamedTuple):
     """A block before it has a name: it is called as the common module of some leaves.
 
     Attributes:
@@ -106,22 +106,24 @@ def depth_of(
     ]
     facts = facts_of(body, [*silences, *[None] * others], [False] * count + [True] * others)
     finder = _Finder(facts, leaves, axes, costs, frozenset(multiplied), kept)
-    found = [one for each in sums(facts) if (one := finder.of_sum(each)) is not None]
-    found += [finder.of_stack(stack) for stack in stacks(facts, axes, multiplied)]
+    candidates = [one for each in sums(facts) if (one := finder.of_sum(each)) is not None]
+    candidates += [finder.of_stack(stack) for stack in stacks(facts, axes, multiplied)]
     order = {op.step: k for k, op in enumerate(facts.flow.operations)}
-    found.sort(key=lambda one: order[one.place.step])
+    candidates.sort(key=lambda one: order[one.place.step])
     # What is inside of a branch that can be left out needs no excuse.
-    inside = {step for one in found if not one.block.refused for step in one.dead}
-    found = [one for one in found if not one.block.refused or one.place.step not in inside]
-    names = _names(found, [leaves[k].path for k in sorted(multiplied)])
+    inside = {step for one in candidates if not one.block.refused for step in one.dead}
+    candidates = [
+        one for one in candidates if not one.block.refused or one.place.step not in inside
+    ]
+    names = _names(candidates, [leaves[k].path for k in sorted(multiplied)])
     return Depth(
         facts.flow,
         count,
         {
             name: dataclasses.replace(one.block, name=name)
-            for name, one in zip(names, found, strict=True)
+            for name, one in zip(names, candidates, strict=True)
         },
-        {name: one.place for name, one in zip(names, found, strict=True)},
+        {name: one.place for name, one in zip(names, candidates, strict=True)},
     )
 
 
@@ -136,7 +138,7 @@ class _Finder:
     multiplied: frozenset[int]
     kept: Mapping[int, str]
 
-    def of_sum(self, one: Sum) -> _Found | None:
+    def of_sum(self, one: Sum) -> _Candidate | None:
         """The branch that goes into a sum, if it has weights of its own."""
         sides = [self.facts.silences[number] for number in one.operation.operands]
         if sides[0] is not None and sides[1] is not None and sides[0] & sides[1]:
@@ -146,16 +148,16 @@ class _Finder:
             return self._branch(one.operation, one.stream)
         if None in sides:
             return None
-        found = [each for k in (0, 1) if (each := self._branch(one.operation, k)) is not None]
-        if len(found) < 2 or not all(each.block.multiply_adds for each in found):
+        branches = [each for k in (0, 1) if (each := self._branch(one.operation, k)) is not None]
+        if len(branches) < 2 or not all(each.block.multiply_adds for each in branches):
             return None
-        skip, branch = sorted(found, key=lambda each: each.block.weights)
+        skip, branch = sorted(branches, key=lambda each: each.block.weights)
         words = f"what it is added to has weights of its own, such as `{skip.paths[0]}`"
         why = str(Why(words, one.operation.step.equations))
         block = dataclasses.replace(branch.block, refused=why)
         return branch._replace(block=block, paths=branch.paths + skip.paths)
 
-    def _branch(self, op: Operation, stream: int) -> _Found | None:
+    def _branch(self, op: Operation, stream: int) -> _Candidate | None:
         """The other operand of a sum, if there are leaves that nothing else reads."""
         flow, costs = self.facts.flow, self.costs
         values, steps = flow.released({op.step: stream})
@@ -177,9 +179,9 @@ class _Finder:
         )
         axes = self._vector(op.step.results[0], last or (), gone)
         place = Place(op.step, stream, last or frozenset(), ((0, axes),))
-        return _Found(block, place, matrices or block.leaves, dead)
+        return _Candidate(block, place, matrices or block.leaves, dead)
 
-    def of_stack(self, stack: Stack) -> _Found:
+    def of_stack(self, stack: Stack) -> _Candidate:
         """The layers of a stack."""
         step = stack.step
         refused = stack.refused or self._kept(stack.leaves)
@@ -197,7 +199,7 @@ class _Finder:
             (k, self._vector(step.results[k], stack.last, stack.leaves)) for k in stack.carries
         ]
         paths = self._paths(self.multiplied.intersection(stack.leaves))
-        return _Found(block, Place(step, None, stack.last, tuple(streams)), paths)
+        return _Candidate(block, Place(step, None, stack.last, tuple(streams)), paths)
 
     def _why_not(self, step: Step, last: frozenset[int] | None, gone: frozenset[int]) -> str:
         words = ""
@@ -221,16 +223,16 @@ class _Finder:
         for numbers in leaves:
             units = {unit for k in numbers for block in self.axes[k] for unit in atoms(block)}
             units.discard(ONE)
-            found = tuple(k for k, block in enumerate(axes) if not units.isdisjoint(atoms(block)))
-            if found:
-                return found
+            matches = tuple(k for k, block in enumerate(axes) if not units.isdisjoint(atoms(block)))
+            if matches:
+                return matches
         return tuple(range(len(axes)))
 
 
-def _names(found: Sequence[_Found], matrices: Sequence[str]) -> list[str]:
+def _names(candidates: Sequence[_Candidate], matrices: Sequence[str]) -> list[str]:
     """A name for each: the module that holds its matrices and no others, or its last weights'."""
     names = []
-    for one in found:
+    for one in candidates:
         module = _common_module(one.paths)
         others = (path for path in matrices if path not in one.paths)
         if not module or any(path.startswith(f"{module}/") for path in others):

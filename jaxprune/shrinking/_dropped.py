@@ -55,6 +55,6 @@ def dropped(flow: Flow, leaf_count: int, streams: Mapping[Step, int]) -> Dropped
 
 def with_inside(steps: Iterable[Step]) -> frozenset[Step]:
     """Steps, and those that they run."""
-    found = set(steps)
-    found |= {inner for step in found for body in step.bodies for inner, _ in body.all_steps()}
-    return frozenset(found)
+    union = set(steps)
+    union |= {inner for step in union for body in step.bodies for inner, _ in body.all_steps()}
+    return frozenset(union)

@@ -108,11 +108,11 @@ class Flow:
 
     def _live(self) -> set[int]:
         """The numbers of the values that the results depend on."""
-        found = set(self.outputs)
+        numbers = set(self.outputs)
         for op in reversed(self.operations):
-            if not found.isdisjoint(op.results):
-                found.update(op.operands)
-        return found
+            if not numbers.isdisjoint(op.results):
+                numbers.update(op.operands)
+        return numbers
 
     def released(self, streams: Mapping[Step, int]) -> tuple[set[int], set[Step]]:
         """The values that nothing needs any more, and the operations that make them.
@@ -142,24 +142,24 @@ class Flow:
 
     def made_of(self, inputs: Iterable[int]) -> set[int]:
         """The numbers of the values that depend on some of the inputs."""
-        found = set(inputs)
+        numbers = set(inputs)
         for op in self.operations:
-            if not found.isdisjoint(op.operands):
-                found.update(op.results)
-        return found
+            if not numbers.isdisjoint(op.operands):
+                numbers.update(op.results)
+        return numbers
 
     def depends(self, value: int, on: set[int]) -> bool:
         """Whether a value is one of some others, or depends on one of them."""
         first = min(on)
-        pending, seen = [value], {value}
+        pending, visited = [value], {value}
         while pending:
             now = pending.pop()
             if now in on:
                 return True
             # What was made before all of them depends on none.
             if now > first and now in self.maker:
-                fresh = [other for other in self.maker[now].operands if other not in seen]
-                seen.update(fresh)
+                fresh = [other for other in self.maker[now].operands if other not in visited]
+                visited.update(fresh)
                 pending += fresh
         return False
 

@@ -40,8 +40,8 @@ class SmallFunction:
         """
         model = self.models.that_takes(params, inputs)
         left = remains(self.cut, model)
-        found = [leaf for leaf in leaves(params) if is_array(leaf.value)]
-        _check_params(model, left, found)
+        params_leaves = [leaf for leaf in leaves(params) if is_array(leaf.value)]
+        _check_params(model, left, params_leaves)
         rest = iter(arrays_in((params, inputs)))
         arrays = [
             None if k in left.dropped.leaves else next(rest) for k in range(len(model.body.inputs))
@@ -62,15 +62,17 @@ class SmallFunction:
         return f"SmallFunction(without parts of {len(self.cut.kept)} groups and blocks)"
 
 
-def _check_params(model: Model, left: Remains, found: Sequence[Leaf]) -> None:
+def _check_params(model: Model, left: Remains, params_leaves: Sequence[Leaf]) -> None:
     """Refuses parameters that are not those of the cut."""
     axes = [axes for k, axes in enumerate(model.axes) if k not in left.dropped.leaves]
-    if len(found) != len(axes):
+    if len(params_leaves) != len(axes):
         raise StructureMismatch(
-            f"the params have {len(found)} arrays, and {len(axes)} are left by this cut: pass what "
-            "shrink made of the parameters with the same cut."
+            f"the params have {len(params_leaves)} arrays, and {len(axes)} are left by this cut: "
+            "pass what shrink made of the parameters with the same cut."
         )
-    raise_problems(_problem(leaf, left.shape(of)) for leaf, of in zip(found, axes, strict=True))
+    raise_problems(
+        _problem(leaf, left.shape(of)) for leaf, of in zip(params_leaves, axes, strict=True)
+    )
 
 
 def _problem(leaf: Leaf, expected: tuple[int, ...]) -> Problem | None:

@@ -19,8 +19,8 @@ def cut_of(model: Model, tree: Any) -> Cut:
         model: The model.
         tree: The tree; a hole in a mask says nothing about its leaf.
     """
-    found = {leaf.path: leaf.value for leaf in concrete_leaves(tree, "cut_of")}
-    values = [found.get(leaf.path) for leaf in model.leaves]
+    by_path = {leaf.path: leaf.value for leaf in concrete_leaves(tree, "cut_of")}
+    values = [by_path.get(leaf.path) for leaf in model.leaves]
     kept = {}
     for name, group in model.groups.items():
         members = [m for m in model.scored_members(name) if is_array(values[m[0]])]

@@ -57,7 +57,7 @@ def found_groups(
         for axis, block in enumerate(axes[k]):
             for unit in atoms(block):
                 members.setdefault(unit, {})[k, axis] = None
-    found: dict[str, tuple[Group, Block]] = {}
+    groups: dict[str, tuple[Group, Block]] = {}
     for unit, at_axes in members.items():
         why = unit.why
         if unit is ONE or unit.size == 0 or (isinstance(why, Why) and why.no_units):
@@ -65,14 +65,14 @@ def found_groups(
         (k, axis), *_ = at_axes
         name = _name(leaves[k].path, roles.of.get(unit, ""))
         # The plain name is for those that can be cut.
-        name = _unused(name, axis, found) if why is None else _with_axis(name, axis, found)
+        name = _unused(name, axis, groups) if why is None else _with_axis(name, axis, groups)
         paths = tuple((leaves[k].path, axis) for k, axis in sorted(at_axes))
         cost = costs.of_unit(unit)
-        found[name] = (
+        groups[name] = (
             Group(name, unit.size, paths, *cost, refused="" if why is None else str(why)),
             unit,
         )
-    return found
+    return groups
 
 
 def module_of(path: str) -> str:
@@ -94,10 +94,10 @@ def _unused(name: str, axis: int, taken: Mapping[str, object]) -> str:
 
 def _with_axis(name: str, axis: int, taken: Mapping[str, object]) -> str:
     with_axis = f"{name}[{axis}]"
-    number, found = 2, with_axis
-    while found in taken:
-        found, number = f"{with_axis}#{number}", number + 1
-    return found
+    number, candidate = 2, with_axis
+    while candidate in taken:
+        candidate, number = f"{with_axis}#{number}", number + 1
+    return candidate
 
 
 def groups_table(groups: Sequence[Group]) -> str:

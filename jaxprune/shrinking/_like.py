@@ -28,11 +28,11 @@ def shrink_tree(tree: Any, like: Sequence[Leaf], axes: Sequence[Axes], left: Rem
         left: What is left of these.
     """
     paths = Paths([leaf.path for leaf in like])
-    found = leaves(tree, _is_masked)
+    tree_leaves = leaves(tree, _is_masked)
     values: list[Any] = []
     problems: list[Problem | None] = []
-    candidates = paths.of_tree([leaf.path for leaf in found])
-    for leaf, numbers in zip(found, candidates, strict=True):
+    candidates = paths.of_tree([leaf.path for leaf in tree_leaves])
+    for leaf, numbers in zip(tree_leaves, candidates, strict=True):
         value, problem = _shrunk(leaf, numbers, like, axes, left)
         values.append(value)
         problems.append(problem)
@@ -50,18 +50,18 @@ def _is_masked(node: Any) -> bool:
 
 
 def _shrunk(
-    leaf: Leaf, found: Sequence[int], like: Sequence[Leaf], axes: Sequence[Axes], left: Remains
+    leaf: Leaf, numbers: Sequence[int], like: Sequence[Leaf], axes: Sequence[Axes], left: Remains
 ) -> tuple[Any, Problem | None]:
-    is_gone = found and left.dropped.leaves.issuperset(found)
+    is_gone = numbers and left.dropped.leaves.issuperset(numbers)
     if is_gone and (is_array(leaf.value) or _is_masked(leaf.value)):
-        return None, _below(leaf, like[found[0]])
+        return None, _below(leaf, like[numbers[0]])
     if not is_array(leaf.value) or np.size(leaf.value) <= 1:
         # Counts, holes, and what stands where there is no statistic.
         return leaf.value, None
     shape = tuple(leaf.value.shape)
-    same = [k for k in found if _fits(shape, like[k].value.shape)]
+    same = [k for k in numbers if _fits(shape, like[k].value.shape)]
     if not same:
-        cut = [k for k in found if not left.whole(axes[k])]
+        cut = [k for k in numbers if not left.whole(axes[k])]
         return leaf.value, _misfit(leaf, like[cut[0]], left.shape(axes[cut[0]])) if cut else None
     ways = {tuple(left.of(block).tobytes() for block in axes[k]): k for k in same}
     if len(ways) > 1:

@@ -38,8 +38,8 @@ def mask_of(model: Model, params: Any, cut: Cut) -> Any:
                 kept.reshape(count, -1)[gone] = False
         return None if kept.all() else placed(jax.device_put(kept), value)
 
-    found = [leaf.value for leaf in leaves(params)]
-    return rebuild(params, [mask(value) if is_array(value) else None for value in found])
+    values = [leaf.value for leaf in leaves(params)]
+    return rebuild(params, [mask(value) if is_array(value) else None for value in values])
 
 
 def _kept(axes: Axes, left: Remains, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

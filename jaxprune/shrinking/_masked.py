@@ -27,7 +27,7 @@ class Zeros(NamedTuple):
 
 
 Values: TypeAlias = Sequence[Zeros]
-Found: TypeAlias = dict[Block, Why]
+Reasons: TypeAlias = dict[Block, Why]
 
 
 def units_of(block: Block) -> Units:

@@ -72,13 +72,13 @@ class Model:
         Raises:
             StructureMismatch: They have other paths or shapes.
         """
-        found = [leaf for leaf in leaves(params) if is_array(leaf.value)]
-        if [leaf.path for leaf in found] != [leaf.path for leaf in self.leaves]:
+        params_leaves = [leaf for leaf in leaves(params) if is_array(leaf.value)]
+        if [leaf.path for leaf in params_leaves] != [leaf.path for leaf in self.leaves]:
             raise StructureMismatch(
                 "these are not the params that the dependencies were read with: other paths. Pass "
                 "the whole tree that f takes."
             )
-        raise_problems(map(_other_shape, found, self.leaves))
+        raise_problems(map(_other_shape, params_leaves, self.leaves))
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -110,23 +110,23 @@ def read_model(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...], keep
     axes = [fresh(leaf.value.shape) for leaf in leaves]
     _pin_leaves(program, axes)
     kept = _pin_kept(leaves, axes, keep)
-    given = [fresh(leaf.value.shape) for leaf in program.inputs]
-    for leaf, blocks in zip(program.inputs, given, strict=True):
+    input_axes = [fresh(leaf.value.shape) for leaf in program.inputs]
+    for leaf, blocks in zip(program.inputs, input_axes, strict=True):
         number, _, path = leaf.path.partition("/")
         of = f"`{path}` of input {number}" if path else f"input {number}"
         for k, block in enumerate(blocks):
             pin(block, Why(f"it is axis {k} of {of}, and only what is passed in params is cut"))
-    body = couple_program(program.jaxpr, [*axes, *given])
+    body = couple_program(program.jaxpr, [*axes, *input_axes])
     _settle_results(program, axes, body.outputs)
     costs = Costs(body, {k: axes[k] for k, leaf in enumerate(leaves) if _is_float(leaf.value)})
-    roles = Roles(body, values_of(axes, given))
-    found = found_groups(leaves, axes, roles, costs)
-    inexact = inexact_units(body, [*map(everywhere, axes), *map(nowhere, given)])
+    roles = Roles(body, values_of(axes, input_axes))
+    pairs = found_groups(leaves, axes, roles, costs)
+    inexact = inexact_units(body, [*map(everywhere, axes), *map(nowhere, input_axes)])
     groups = {
         name: dataclasses.replace(group, inexact=str(inexact.get(block, "")))
-        for name, (group, block) in found.items()
+        for name, (group, block) in pairs.items()
     }
-    by_name = {name: block for name, (_, block) in found.items()}
+    by_name = {name: block for name, (_, block) in pairs.items()}
     multiplied = frozenset(roles.multiplied)
     depth = depth_of(body, leaves, axes, costs=costs, multiplied=multiplied, kept=kept)
     return Model(program, body, tuple(axes), groups, by_name, costs, multiplied, depth)
@@ -189,9 +189,9 @@ def _settle_results(program: Traced, axes: Sequence[Axes], outputs: Sequence[Axe
     paths = Paths([leaf.path for leaf in program.leaves])
     results = [leaf for leaf in program.results if is_array(leaf.value)]
     for leaf, blocks in zip(results, outputs, strict=True):
-        found, shared = paths.ending_as(leaf.path)
-        if shared > 1 and len(found) == 1:
-            (k,) = found
+        numbers, shared = paths.ending_as(leaf.path)
+        if shared > 1 and len(numbers) == 1:
+            (k,) = numbers
             if program.leaves[k].value.shape == leaf.value.shape:
                 for one, other in zip(axes[k], blocks, strict=True):
                     join(one, other, Why(f"it is written back as {leaf.name}"))

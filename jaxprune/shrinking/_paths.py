@@ -35,15 +35,15 @@ class Paths:
 
     def _named_in(self, path: str) -> tuple[list[int], int]:
         """As `ending_as`, also of what stands below a leaf: several statistics of one, say."""
-        found = self.ending_as(path)
+        best_match = self.ending_as(path)
         parts = path.split("/")
         for end in range(len(parts) - 1, 0, -1):
             numbers, shared = self.ending_as("/".join(parts[:end]))
             # A single part in common may be chance, as "scale" would be.
             is_sure = shared > 1 or any(len(self._parts[k]) == shared for k in numbers)
-            if shared > found[1] and is_sure:
-                found = numbers, shared
-        return found
+            if shared > best_match[1] and is_sure:
+                best_match = numbers, shared
+        return best_match
 
     def of_tree(self, others: Sequence[str]) -> list[list[int]]:
         """For each path of a tree the numbers of the paths that it may stand for.
@@ -54,10 +54,10 @@ class Paths:
         Args:
             others: The paths of the tree.
         """
-        found = [self._named_in(path) for path in others]
+        matches = [self._named_in(path) for path in others]
         places = [
             {k: tuple(self._parts[k][: len(self._parts[k]) - shared]) for k in numbers}
-            for numbers, shared in found
+            for numbers, shared in matches
         ]
         tally = Counter(place for of in places for place in set(of.values()))
         chosen = []

@@ -38,17 +38,17 @@ def unit_positions(block: Block, unit: Block) -> list[np.ndarray[Any, Any]]:
         return [np.arange(block.size)]
     if block.kind == "units":
         return []
-    found = []
+    vectors = []
     for k, part in enumerate(block.parts):
         before, after = block.parts[:k], block.parts[k + 1 :]
         for numbers in unit_positions(part, unit):
             if block.kind == "sum":
                 ends = [np.full(sum(p.size for p in ps), -1) for ps in (before, after)]
-                found.append(np.concatenate([ends[0], numbers, ends[1]]))
+                vectors.append(np.concatenate([ends[0], numbers, ends[1]]))
             else:
                 major, minor = (math.prod(p.size for p in ps) for ps in (before, after))
-                found.append(np.tile(np.repeat(numbers, minor), major))
-    return found
+                vectors.append(np.tile(np.repeat(numbers, minor), major))
+    return vectors
 
 
 def count(block: Block, left: Mapping[Block, int]) -> int:

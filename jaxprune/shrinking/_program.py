@@ -129,21 +129,24 @@ class Place:
 
         A direction has the axes of what it is a direction of.
         """
-        found = None
+        forward_rule = None
         if not self.is_derivative:
-            found = _jax_layouts.forward_derivative(self.step.equation)
-        if found is None:
+            forward_rule = _jax_layouts.forward_derivative(self.step.equation)
+        if forward_rule is None:
             return
-        own = operands[found.fixed :]
-        directions = [axes for axes, moves in zip(own, found.moving, strict=True) if moves]
+        own = operands[forward_rule.fixed :]
+        directions = [axes for axes, moves in zip(own, forward_rule.moving, strict=True) if moves]
         body = couple_program(
-            found.program, [*own, *directions], self.step.equations, is_derivative=True
+            forward_rule.program, [*own, *directions], self.step.equations, is_derivative=True
         )
-        expected = [*results, *(axes for axes, m in zip(results, found.moved, strict=True) if m)]
+        expected = [
+            *results,
+            *(axes for axes, m in zip(results, forward_rule.moved, strict=True) if m),
+        ]
         for one, other in zip(expected, body.outputs, strict=True):
             for block, too in zip(one, other, strict=True):
                 self.join(block, too)
-        self.step.derivative = found, body
+        self.step.derivative = forward_rule, body
 
 
 def fresh(shape: Iterable[int]) -> Axes:

@@ -39,8 +39,8 @@ class Remains:
         return self._known[block]
 
     def _units(self, block: Block) -> Kept:
-        found = self.kept.get(block)
-        return np.ones(block.size, bool) if found is None else found
+        mask = self.kept.get(block)
+        return np.ones(block.size, bool) if mask is None else mask
 
     def whole(self, axes: Iterable[Block]) -> bool:
         """Whether nothing of these axes is cut."""
@@ -134,21 +134,21 @@ def remains(cut: Cut, model: Model) -> Remains:
 
 
 def _problem(name: str, units: tuple[int, ...], model: Model) -> Problem | None:
-    found = model.groups.get(name) or model.depth.blocks.get(name)
-    if found is None:
+    part = model.groups.get(name) or model.depth.blocks.get(name)
+    if part is None:
         return Problem(
             NoMatch,
             f"the cut names {name!r}, which this model does not have: it was made for another "
             "one. Make it with choose of these dependencies.",
         )
-    if found.refused and len(set(units)) != found.units:
-        return Problem(InvalidPattern, f"{name!r} cannot be cut: {found.refused}.")
-    if not units and not (name in model.depth.blocks and found.units == 1):
+    if part.refused and len(set(units)) != part.units:
+        return Problem(InvalidPattern, f"{name!r} cannot be cut: {part.refused}.")
+    if not units and not (name in model.depth.blocks and part.units == 1):
         return Problem(InvalidPattern, f"the cut keeps no unit of {name!r}: at least one stays.")
-    if len(set(units)) != len(units) or not all(0 <= unit < found.units for unit in units):
+    if len(set(units)) != len(units) or not all(0 <= unit < part.units for unit in units):
         return Problem(
             InvalidPattern,
             f"the cut keeps the units {shown(units)} of {name!r}: expected different numbers from "
-            f"0 to {found.units - 1}. Was it made for another model?",
+            f"0 to {part.units - 1}. Was it made for another model?",
         )
     return None

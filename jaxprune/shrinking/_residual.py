@@ -68,10 +68,10 @@ def sums(facts: Facts) -> Iterator[Sum]:
         sizes = [[block.size for block in axes] for axes in op.step.operands]
         if sizes[0] != sizes[1]:
             continue
-        found = Sum(op, _stream(op, facts, streams))
-        if found.stream is not None:
-            streams[op.step] = found.stream
-        yield found
+        addition = Sum(op, _stream(op, facts, streams))
+        if addition.stream is not None:
+            streams[op.step] = addition.stream
+        yield addition
 
 
 def _stream(op: Operation, facts: Facts, streams: Mapping[Step, int]) -> int | None:
@@ -86,7 +86,7 @@ def _stream(op: Operation, facts: Facts, streams: Mapping[Step, int]) -> int | N
 
 def _before(number: int, facts: Facts, streams: Mapping[Step, int]) -> set[int]:
     """A value, and what it was before other branches were added and weightless steps were taken."""
-    found = {number}
+    numbers = {number}
     while number in facts.flow.maker:
         op = facts.flow.maker[number]
         if op.step in streams:
@@ -96,5 +96,5 @@ def _before(number: int, facts: Facts, streams: Mapping[Step, int]) -> set[int]:
             if len(data) != 1 or not facts.weights.isdisjoint(op.operands):
                 break
             (number,) = data
-        found.add(number)
-    return found
+        numbers.add(number)
+    return numbers

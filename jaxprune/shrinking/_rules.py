@@ -40,12 +40,12 @@ def rules_of(model: Model, amount: Amount, dropped: Dropped) -> list[Rule]:
         InvalidSparsity: An amount is not between 0 and 1.
         NoMatch: A pattern matches no group that can be cut.
     """
-    given = amount if isinstance(amount, Mapping) else {"*": amount}
-    if not any(value is not None for value in given.values()):
+    amounts = amount if isinstance(amount, Mapping) else {"*": amount}
+    if not any(value is not None for value in amounts.values()):
         raise NoMatch(f"nothing is to be cut: there is only None in {shown(amount)}.")
     taken: set[str] = set()
     rules = []
-    for pattern, value in given.items():
+    for pattern, value in amounts.items():
         matched = [name for name in model.groups if _matches(pattern, name)]
         mine = [name for name in matched if name not in taken]
         taken |= set(mine)
@@ -64,11 +64,11 @@ def names_matching(model: Model, patterns: Sequence[Pattern]) -> tuple[str, ...]
     Raises:
         NoMatch: A pattern matches none.
     """
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for pattern in patterns:
         mine = [name for name in model.groups if _matches(pattern, name)]
-        found |= dict.fromkeys(_cuttable(model, pattern, mine, NOTHING))
-    return tuple(found)
+        names |= dict.fromkeys(_cuttable(model, pattern, mine, NOTHING))
+    return tuple(names)
 
 
 def _matches(pattern: Pattern, name: str) -> bool:
@@ -87,10 +87,10 @@ def _cuttable(
     """
     gone = {model.leaves[k].path for k in dropped.leaves}
     why_left = {name: _why_left(model.groups[name], pattern, gone) for name in names}
-    found = tuple(name for name, why in why_left.items() if not why)
-    if not found:
+    targets = tuple(name for name, why in why_left.items() if not why)
+    if not targets:
         raise _no_group(pattern, model, why_left)
-    return found
+    return targets
 
 
 def _why_left(group: Group, pattern: Pattern, gone: Container[str]) -> str:

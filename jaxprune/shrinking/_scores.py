@@ -45,13 +45,13 @@ def unit_scores(
         return sums[k, axis]
 
     there = {k for k in range(len(model.leaves)) if k not in left.dropped.leaves}
-    found = {}
+    by_name = {}
     for name in names:
         kept = left.of(model.blocks[name])
         scores = _group_scores(model, name, there, along)
-        found[name] = np.full(len(kept), -np.inf)
-        found[name][kept] = _normalized(scores[kept])
-    return found
+        by_name[name] = np.full(len(kept), -np.inf)
+        by_name[name][kept] = _normalized(scores[kept])
+    return by_name
 
 
 def _group_scores(model: Model, name: str, there: Container[int], along: Any) -> Scores:

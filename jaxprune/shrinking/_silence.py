@@ -31,16 +31,16 @@ def silences(flow: Flow, inputs: Sequence[Silence], data: set[int]) -> dict[int,
         inputs: The same for its inputs.
         data: The numbers of the values that depend on data.
     """
-    found: dict[int, Silence] = dict(zip(flow.inputs, inputs, strict=True))
+    by_number: dict[int, Silence] = dict(zip(flow.inputs, inputs, strict=True))
     for number, value in flow.constants.items():
-        found[number] = frozenset() if constant(value, ()).number == 0 else None
+        by_number[number] = frozenset() if constant(value, ()).number == 0 else None
     for op in flow.operations:
-        found.update(zip(op.results, _of_results(op, found, data), strict=True))
-    return found
+        by_number.update(zip(op.results, _of_results(op, by_number, data), strict=True))
+    return by_number
 
 
-def _of_results(op: Operation, found: dict[int, Silence], data: set[int]) -> list[Silence]:
-    sets = [found[number] for number in op.operands]
+def _of_results(op: Operation, by_number: dict[int, Silence], data: set[int]) -> list[Silence]:
+    sets = [by_number[number] for number in op.operands]
     reading, count = op.step.reading, len(op.results)
     if isinstance(reading, at.Same):
         return sets
@@ -50,7 +50,7 @@ def _of_results(op: Operation, found: dict[int, Silence], data: set[int]) -> lis
         return [sets[k % len(sets)] for k in range(count)]
     if isinstance(reading, at.Mixed) and reading.keeps_zeros:
         return [*sets, *[None] * count][:count]
-    return [_of_each(op, sets, found, data)] * count
+    return [_of_each(op, sets, by_number, data)] * count
 
 
 def _of_call(op: Operation, sets: Sequence[Silence], data: set[int]) -> list[Silence]:
@@ -61,7 +61,7 @@ def _of_call(op: Operation, sets: Sequence[Silence], data: set[int]) -> list[Sil
 
 
 def _of_each(
-    op: Operation, sets: Sequence[Silence], found: dict[int, Silence], data: set[int]
+    op: Operation, sets: Sequence[Silence], by_number: dict[int, Silence], data: set[int]
 ) -> Silence:
     """Of operations whose results are all zero where one is."""
     silence: Silence = None
@@ -75,9 +75,9 @@ def _of_each(
         case at.Aligned(zero="cases"):
             silence = _all(sets[1:])
         case at.Aligned(zero="any"):
-            silence = _any(op.operands, found, data)
+            silence = _any(op.operands, by_number, data)
         case at.Product() | at.RaggedProduct() | at.Convolved():
-            silence = _any(op.operands[:2], found, data)
+            silence = _any(op.operands[:2], by_number, data)
         case at.Aligned(zero="first"):
             zero = sets[0] or frozenset()
             # Nothing divided by nothing is no zero.
@@ -93,7 +93,7 @@ def _all(sets: Sequence[Silence]) -> Silence:
     return frozenset().union(*known) if len(known) == len(sets) else None
 
 
-def _any(operands: Sequence[int], found: dict[int, Silence], data: set[int]) -> Silence:
+def _any(operands: Sequence[int], by_number: dict[int, Silence], data: set[int]) -> Silence:
     """A parameter of a product rather than what is before it."""
-    known = [(k in data, len(each), each) for k in operands if (each := found[k]) is not None]
+    known = [(k in data, len(each), each) for k in operands if (each := by_number[k]) is not None]
     return min(known, key=lambda one: one[:2])[2] if known else None

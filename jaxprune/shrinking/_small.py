@@ -154,8 +154,8 @@ def _with_forward_derivative(run: Results, step: Step, small: Small) -> Results:
     def along(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
         moving = zip(tangents[derivative.fixed :], derivative.moving, strict=True)
         directions = [tangent for tangent, moves in moving if moves]
-        found = small.run(body, [*primals[derivative.fixed :], *directions])
-        results, moved = found[: len(step.results)], iter(found[len(step.results) :])
+        outputs = small.run(body, [*primals[derivative.fixed :], *directions])
+        results, moved = outputs[: len(step.results)], iter(outputs[len(step.results) :])
         out = (
             next(moved) if moves else _no_direction(result)
             for result, moves in zip(results, derivative.moved, strict=True)

@@ -70,10 +70,10 @@ def _stack(facts: Facts, op: Operation, scan: Scan, held: tuple[int, ...]) -> St
     last: set[int] = set()
     carries = []
     for k in range(scan.carry):
-        found = _last_leaves(inside, branches, scan.constants + k, inside.flow.outputs[k])
-        if found:
+        leaves = _last_leaves(inside, branches, scan.constants + k, inside.flow.outputs[k])
+        if leaves:
             carries.append(k)
-            last |= found
+            last |= leaves
     if not last <= set(held) or not last:
         raise _refusal("a layer adds what no weights of its own make zero", step)
     return Stack(step, held, frozenset(last), tuple(carries))
@@ -91,13 +91,13 @@ def _last_leaves(
         op = facts.flow.maker.get(number)
         if op is None:
             raise _Refusal("a scan carries something else from one layer to the next")
-        found = branches.get(op.step)
-        if found is not None and found.stream is not None:
-            silence = facts.silences[found.branch]
+        addition = branches.get(op.step)
+        if addition is not None and addition.stream is not None:
+            silence = facts.silences[addition.branch]
             if silence is None:
                 raise _refusal("a layer adds what no weights of its own make zero", op.step)
             last |= silence
-            number = op.operands[found.stream]
+            number = op.operands[addition.stream]
         elif isinstance(op.step.reading, at.Same) and _keeps_type(op.step):
             number = op.operands[op.results.index(number)]
         elif isinstance(op.step.reading, at.Transposed):

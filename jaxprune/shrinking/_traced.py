@@ -56,7 +56,7 @@ def traced(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> Trace
             size is symbolic.
     """
     raise_problems(map(_symbolic, leaves((params, inputs))))
-    found = tuple(leaf for leaf in leaves(params) if is_array(leaf.value))
+    params_leaves = tuple(leaf for leaf in leaves(params) if is_array(leaf.value))
     out: list[Any] = []
 
     def flat(*arguments: Any) -> list[Any]:
@@ -74,7 +74,7 @@ def traced(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> Trace
     # The result's leaves were tracers, whose time is over: what they were is all that is kept.
     result = jax.tree.map(_described, out[0])
     return Traced(
-        jaxpr, found, inside, tuple(leaves(result)), flat_constants(params, inputs), result
+        jaxpr, params_leaves, inside, tuple(leaves(result)), flat_constants(params, inputs), result
     )
 
 

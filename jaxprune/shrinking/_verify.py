@@ -90,9 +90,9 @@ def verified(
         masked = apply_mask(filled, mask_of(model, filled, cut))
         expected = whole(arrays_in((masked, inputs)))
         small = shrink_tree(filled, model.leaves, model.axes, left)
-        found = SmallFunction(models, cut).run(small, inputs)
+        results = SmallFunction(models, cut).run(small, inputs)
         pairs = zip(expected, model.body.outputs, strict=True)
-        return difference([left.take(x, axes) for x, axes in pairs], found)
+        return difference([left.take(x, axes) for x, axes in pairs], results)
 
     if tolerance is None:
         tolerance = _rounding(arrays_in(model.traced.out))

@@ -15,7 +15,7 @@ from typing import Any
 from jaxprune.shrinking._blocks import Block
 from jaxprune.shrinking._masked import (
     NONE,
-    Found,
+    Reasons,
     Units,
     Values,
     Zeros,
@@ -37,13 +37,13 @@ def inexact_units(body: Body, values: Sequence[Zeros]) -> dict[Block, Why]:
         body: The program.
         values: Where its inputs are zero.
     """
-    found: Found = {}
-    run_zeros(body, values, found)
-    return found
+    reasons: Reasons = {}
+    run_zeros(body, values, reasons)
+    return reasons
 
 
-def run_zeros(body: Body, values: Sequence[Zeros], found: Found) -> list[Zeros]:
-    """Where the results of a program are zero; what cannot be left out is put into `found`."""
+def run_zeros(body: Body, values: Sequence[Zeros], reasons: Reasons) -> list[Zeros]:
+    """Where the results of a program are zero; what cannot be left out is put into `reasons`."""
     known: dict[Any, Zeros] = dict(zip(body.jaxpr.invars, values, strict=True))
     for variable, (value, axes) in zip(body.jaxpr.constvars, body.constants, strict=True):
         known[variable] = constant(value, axes)
@@ -52,7 +52,7 @@ def run_zeros(body: Body, values: Sequence[Zeros], found: Found) -> list[Zeros]:
             _read(known, variable, axes)
             for variable, axes in zip(step.equation.invars, step.operands, strict=True)
         ]
-        results = zeros(step.reading, step, operands, found)
+        results = zeros(step.reading, step, operands, reasons)
         known.update(zip(step.equation.outvars, results, strict=True))
     return [
         _read(known, variable, axes)
@@ -65,30 +65,30 @@ def _read(known: dict[Any, Zeros], variable: Any, axes: Axes) -> Zeros:
 
 
 @functools.singledispatch
-def zeros(reading: Any, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def zeros(reading: Any, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     """Where the results of an operation are zero; by default nowhere for certain.
 
     Args:
         reading: What the operation does.
         step: The operation.
         operands: Where its operands are zero.
-        found: Takes the units that a sum would need to be zero and are not, with the reason.
+        reasons: Takes the units that a sum would need to be zero and are not, with the reason.
     """
-    del reading, operands, found
+    del reading, operands, reasons
     return [nowhere(axes) for axes in step.results]
 
 
 @zeros.register
-def _(reading: at.Same, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: at.Same, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     return list(operands)
 
 
 @zeros.register
-def _(reading: at.Aligned, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: at.Aligned, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     if reading.pole is not None and operands[reading.pole].number is None:
         words = f"{step.equation.primitive.name} is not finite where what is cut is zero"
         for unit in frozenset().union(*operands[reading.pole].axes):
-            found.setdefault(unit, Why(words, step.equations))
+            reasons.setdefault(unit, Why(words, step.equations))
     return [
         Zeros(
             tuple(
@@ -114,23 +114,23 @@ def _along(operand: Zeros, axes: Axes, result: Axes, k: int) -> Units:
 
 
 def _aligned_zeros(zero: at.Zero, sets: Sequence[Units], numbers: Sequence[float | None]) -> Units:
-    found = NONE
+    units = NONE
     match zero:
         case "all":
-            found = frozenset.intersection(*sets)
+            units = frozenset.intersection(*sets)
         case "any":
-            found = frozenset.union(*sets)
+            units = frozenset.union(*sets)
         case "first":
-            found = sets[0]
+            units = sets[0]
         case "cases":
-            found = frozenset.intersection(*sets[1:])
+            units = frozenset.intersection(*sets[1:])
         case "max" | "min":
-            found = _of_bounds(1 if zero == "max" else -1, sets, numbers)
+            units = _of_bounds(1 if zero == "max" else -1, sets, numbers)
         case "clamp":
             low, high = numbers[0], numbers[2]
             spans = low is not None and high is not None and low <= 0 <= high
-            found = sets[1] if spans else NONE
-    return found
+            units = sets[1] if spans else NONE
+    return units
 
 
 def _of_bounds(sign: int, sets: Sequence[Units], numbers: Sequence[float | None]) -> Units:
@@ -148,17 +148,19 @@ for _kind, _rule in MOVES.items():
 # --- sums and products --------------------------------------------------------------------------
 
 
-def _needed(block: Block, zero: Units, step: Step, found: Found, what: str) -> None:
+def _needed(block: Block, zero: Units, step: Step, reasons: Reasons, what: str) -> None:
     """A sum runs along a block: what is not zero there cannot be left out."""
     for unit in units_of(block) - zero:
-        found.setdefault(unit, Why(f"{what} sums what is not zero where it is cut", step.equations))
+        reasons.setdefault(
+            unit, Why(f"{what} sums what is not zero where it is cut", step.equations)
+        )
 
 
 @zeros.register
-def _(reading: at.Reduced, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: at.Reduced, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     for axes, z in zip(step.operands, operands, strict=True):
         for k in reading.axes:
-            _needed(axes[k], z.axes[k], step, found, step.equation.primitive.name)
+            _needed(axes[k], z.axes[k], step, reasons, step.equation.primitive.name)
     kept = [
         Zeros(tuple(zero for k, zero in enumerate(z.axes) if k not in reading.axes))
         for z in operands
@@ -167,7 +169,7 @@ def _(reading: at.Reduced, step: Step, operands: Values, found: Found) -> list[Z
 
 
 @zeros.register
-def _(reading: at.Mixed, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: at.Mixed, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     results = [nowhere(axes) for axes in step.results]
     if reading.keeps_zeros:
         # Of further results, as the places of the largest, nothing is known.
@@ -179,27 +181,27 @@ def _(reading: at.Mixed, step: Step, operands: Values, found: Found) -> list[Zer
 
 
 @zeros.register
-def _(reading: at.Product, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: at.Product, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     left, right = (z.axes for z in operands)
     for i, j in reading.summed:
-        _needed(step.operands[0][i], left[i] | right[j], step, found, "a product")
+        _needed(step.operands[0][i], left[i] | right[j], step, reasons, "a product")
     batch = [left[i] | right[j] for i, j in reading.batch]
     return [Zeros((*batch, *(left[i] for i in reading.left), *(right[j] for j in reading.right)))]
 
 
 @zeros.register
-def _(reading: at.RaggedProduct, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: at.RaggedProduct, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     (i, j), left, right = reading.summed, operands[0].axes, operands[1].axes
-    _needed(step.operands[0][i], left[i] | right[j], step, found, "a product")
+    _needed(step.operands[0][i], left[i] | right[j], step, reasons, "a product")
     return [Zeros((left[1 - i], right[reading.right]))]
 
 
 @zeros.register
-def _(reading: at.Convolved, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: at.Convolved, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     image, kernel = (z.axes for z in operands)
     channels, outputs, inputs = image[reading.image[1]], *(kernel[k] for k in reading.kernel[:2])
     own = step.operands[1][reading.kernel[1]]
-    _needed(own, channels | inputs, step, found, "a convolution")
+    _needed(own, channels | inputs, step, reasons, "a convolution")
     result = [NONE] * len(step.results[0])
     result[reading.result[0]] = image[reading.image[0]]
     result[reading.result[1]] = outputs
@@ -212,13 +214,13 @@ def _(reading: at.Convolved, step: Step, operands: Values, found: Found) -> list
 
 
 @zeros.register
-def _(reading: at.LookedUp, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: at.LookedUp, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     table = operands[0].axes
     return [Zeros(tuple(NONE if whole is None else table[whole] for whole in reading.whole))]
 
 
 @zeros.register
-def _(reading: at.Scattered, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: at.Scattered, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     whole, parts = operands[0].axes, operands[2].axes
     covers = {axis: k for k, axis in enumerate(reading.whole)}
     return [
@@ -227,14 +229,14 @@ def _(reading: at.Scattered, step: Step, operands: Values, found: Found) -> list
 
 
 @zeros.register
-def _(reading: at.Window, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: at.Window, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     return [
         Zeros(tuple(z & units_of(b) for z, b in zip(operands[0].axes, step.results[0])))  # noqa: B905
     ]
 
 
 @zeros.register
-def _(reading: at.Placed, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: at.Placed, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     return [Zeros(tuple(a & b for a, b in zip(operands[0].axes, operands[1].axes)))]  # noqa: B905
 
 
@@ -242,49 +244,49 @@ def _(reading: at.Placed, step: Step, operands: Values, found: Found) -> list[Ze
 
 
 @zeros.register
-def _(reading: Call, step: Step, operands: Values, found: Found) -> list[Zeros]:
-    return run_zeros(step.bodies[0], operands, found)
+def _(reading: Call, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
+    return run_zeros(step.bodies[0], operands, reasons)
 
 
 @zeros.register
-def _(reading: Scan, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: Scan, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     depth = reading.constants + reading.carry
     carry = list(operands[reading.constants : depth])
     one = [Zeros(z.axes[1:], z.number) for z in operands[depth:]]
     while True:
         # What is found on the way to the zeros of any turn need not be true of these.
-        inside: Found = {}
+        inside: Reasons = {}
         outputs = run_zeros(step.bodies[0], [*operands[: reading.constants], *carry, *one], inside)
         after = [_both(old, new) for old, new in zip(carry, outputs, strict=False)]
         if after == carry:
-            _merge(inside, found)
+            _merge(inside, reasons)
             return [*carry, *(Zeros((NONE, *z.axes)) for z in outputs[reading.carry :])]
         carry = after
 
 
 @zeros.register
-def _(reading: While, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: While, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     first, second = reading.condition_constants, reading.body_constants
     carry = list(operands[first + second :])
     while True:
-        inside: Found = {}
+        inside: Reasons = {}
         run_zeros(step.bodies[0], [*operands[:first], *carry], inside)
         outputs = run_zeros(step.bodies[1], [*operands[first : first + second], *carry], inside)
         after = [_both(old, new) for old, new in zip(carry, outputs, strict=True)]
         if after == carry:
-            _merge(inside, found)
+            _merge(inside, reasons)
             return carry
         carry = after
 
 
-def _merge(inside: Found, found: Found) -> None:
+def _merge(inside: Reasons, reasons: Reasons) -> None:
     for unit, why in inside.items():
-        found.setdefault(unit, why)
+        reasons.setdefault(unit, why)
 
 
 @zeros.register
-def _(reading: Branches, step: Step, operands: Values, found: Found) -> list[Zeros]:
-    every = [run_zeros(body, operands[1:], found) for body in step.bodies]
+def _(reading: Branches, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
+    every = [run_zeros(body, operands[1:], reasons) for body in step.bodies]
     return [functools.reduce(_both, each) for each in zip(*every, strict=True)]
 
 
@@ -295,6 +297,6 @@ def _both(one: Zeros, other: Zeros) -> Zeros:
 
 
 @zeros.register
-def _(reading: Unknown, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def _(reading: Unknown, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     # Nothing that goes into it or comes out of it can be cut.
     return [nowhere(axes) for axes in step.results]

@@ -4,16 +4,18 @@ from collections.abc import Callable, Sequence
 
 from jaxprune.shrinking._blocks import atoms
 from jaxprune.shrinking._couple_moves import reshaped_runs
-from jaxprune.shrinking._masked import NONE, Found, Units, Values, Zeros, nowhere, units_of
+from jaxprune.shrinking._masked import NONE, Reasons, Units, Values, Zeros, nowhere, units_of
 from jaxprune.shrinking._program import Step
 from jaxprune.tracing import _layouts as at
 
 
-def transposed(reading: at.Transposed, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def transposed(
+    reading: at.Transposed, step: Step, operands: Values, reasons: Reasons
+) -> list[Zeros]:
     return [Zeros(tuple(operands[0].axes[k] for k in reading.order), operands[0].number)]
 
 
-def reshaped(reading: at.Reshaped, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def reshaped(reading: at.Reshaped, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     (before,), (after,) = step.operands, step.results
     sizes = [[block.size for block in axes] for axes in (before, after)]
     result = [NONE] * len(after)
@@ -32,7 +34,7 @@ def _in_all(units: Units, held: Sequence[tuple[Units, Units]]) -> Units:
     )
 
 
-def broadcast(reading: at.Broadcast, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def broadcast(reading: at.Broadcast, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     (operand,), (before, *_), (after,) = operands[:1], step.operands, step.results
     if operand.number == 0:
         return [Zeros(tuple(map(units_of, after)), 0.0)]
@@ -43,12 +45,12 @@ def broadcast(reading: at.Broadcast, step: Step, operands: Values, found: Found)
     return [Zeros(tuple(result), operand.number)]
 
 
-def squeezed(reading: at.Squeezed, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def squeezed(reading: at.Squeezed, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     kept = (zero for k, zero in enumerate(operands[0].axes) if k not in reading.axes)
     return [Zeros(tuple(kept), operands[0].number)]
 
 
-def sliced(reading: at.Sliced, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def sliced(reading: at.Sliced, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     return [
         Zeros(
             tuple(
@@ -60,7 +62,7 @@ def sliced(reading: at.Sliced, step: Step, operands: Values, found: Found) -> li
     ]
 
 
-def padded(reading: at.Padded, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def padded(reading: at.Padded, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     (before, _), (after,) = step.operands, step.results
     if operands[1].number != 0:
         return [nowhere(after)]
@@ -72,7 +74,7 @@ def padded(reading: at.Padded, step: Step, operands: Values, found: Found) -> li
 
 
 def concatenated(
-    reading: at.Concatenated, step: Step, operands: Values, found: Found
+    reading: at.Concatenated, step: Step, operands: Values, reasons: Reasons
 ) -> list[Zeros]:
     (after,) = step.results
     pairs = list(zip(step.operands, operands, strict=True))
@@ -88,12 +90,12 @@ def concatenated(
     ]
 
 
-def stacked(reading: at.Stacked, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def stacked(reading: at.Stacked, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     both = [frozenset.intersection(*sets) for sets in zip(*(z.axes for z in operands), strict=True)]
     return [Zeros((*both[: reading.axis], NONE, *both[reading.axis :]))]
 
 
-def tiled(reading: at.Tiled, step: Step, operands: Values, found: Found) -> list[Zeros]:
+def tiled(reading: at.Tiled, step: Step, operands: Values, reasons: Reasons) -> list[Zeros]:
     (before,), (after,) = step.operands, step.results
     result = [
         frozenset(unit for unit in zero if atoms(old).count(unit) == atoms(new).count(unit))

@@ -41,9 +41,9 @@ def run_measured(
         measure: Called with one of `met` and the operands of its equation.
     """
     run = _Run(met, measure)
-    results, found = run.program(program, arrays, ())
-    found = run.placed(found, ())
-    return results, [found[k] for k in range(len(met))]
+    results, measurements = run.program(program, arrays, ())
+    measurements = run.placed(measurements, ())
+    return results, [measurements[k] for k in range(len(met))]
 
 
 class _Run:
@@ -77,21 +77,21 @@ class _Run:
         def value(variable: Any) -> Any:
             return variable.val if _jax.is_known(variable) else known[variable]
 
-        found: dict[int, Measured] = {}
+        measurements: dict[int, Measured] = {}
         for number, equation in enumerate(jaxpr.eqns):
             where = (*prefix, number)
             operands = [value(variable) for variable in equation.invars]
             if where in self.picks:
                 self.picked[where] = operands
             for k in self.at.get(where, ()):
-                found[k] = self.measure(self.met[k], operands)
+                measurements[k] = self.measure(self.met[k], operands)
             if where in self.holders:
                 results, inner = self.inside(_jax.read(equation), operands, where)
-                found |= inner
+                measurements |= inner
             else:
                 results = _jax.run(equation, operands)
             known.update(zip(equation.outvars, results, strict=True))
-        return [value(variable) for variable in jaxpr.outvars], found
+        return [value(variable) for variable in jaxpr.outvars], measurements
 
     def inside(
         self, reading: Any, operands: Sequence[Any], where: Where
@@ -112,20 +112,20 @@ class _Run:
         self, body: AnyJaxpr, arguments: Sequence[Any], prefix: Where
     ) -> tuple[list[Any], dict[int, Measured]]:
         """One turn of a loop."""
-        results, found = self.program(body, arguments, prefix)
-        return results, self.placed(found, prefix)
+        results, measurements = self.program(body, arguments, prefix)
+        return results, self.placed(measurements, prefix)
 
-    def placed(self, found: dict[int, Measured], loop: Where) -> dict[int, Measured]:
+    def placed(self, measurements: dict[int, Measured], loop: Where) -> dict[int, Measured]:
         """What one turn has found, put at the index that it picked, among zeros for the others."""
-        return {k: self.at_index(self.met[k], one, loop) for k, one in found.items()}
+        return {k: self.at_index(self.met[k], one, loop) for k, one in measurements.items()}
 
-    def at_index(self, met: Met, found: Measured, loop: Where) -> Measured:
+    def at_index(self, met: Met, measurement: Measured, loop: Where) -> Measured:
         for move in reversed(met.part.moves or ()):
             if isinstance(move, Pick) and self.loop_of(move.equation) == loop:
                 index = self.picked[move.equation][move.operand]
                 index = index if move.component is None else index[move.component]
-                found = jax.tree.map(partial(_among_zeros, index, move.size), found)
-        return found
+                measurement = jax.tree.map(partial(_among_zeros, index, move.size), measurement)
+        return measurement
 
     def loop_of(self, where: Where) -> Where:
         """The innermost loop around an equation."""
@@ -147,9 +147,9 @@ class _Run:
 
         def body(state: Any, now: list[Any]) -> Any:
             carry, sums = state
-            results, found = one(carry, now)
-            sums = {k: jax.tree.map(jnp.add, sums[k], found[k]) for k in sums}
-            stacked = {k: v for k, v in found.items() if stacks(k)}
+            results, measurements = one(carry, now)
+            sums = {k: jax.tree.map(jnp.add, sums[k], measurements[k]) for k in sums}
+            stacked = {k: v for k, v in measurements.items() if stacks(k)}
             return (results[: scan.carry], sums), (results[scan.carry :], stacked)
 
         first = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in apart]
@@ -174,13 +174,13 @@ class _Run:
             return self.turn(loop.body, [*of_body, *carry], (*where, 1))
 
         def body(state: Any) -> Any:
-            results, found = one(state[0])
-            return results, jax.tree.map(jnp.add, state[1], found)
+            results, measurements = one(state[0])
+            return results, jax.tree.map(jnp.add, state[1], measurements)
 
         carry = list(operands[split:])
         zeros = _zeros(jax.eval_shape(lambda c: one(c)[1], carry))
-        results, found = lax.while_loop(test, body, (carry, zeros))
-        return results, found
+        results, measurements = lax.while_loop(test, body, (carry, zeros))
+        return results, measurements
 
     def branches(
         self, cond: Branches, operands: Sequence[Any], where: Where
@@ -195,13 +195,13 @@ class _Run:
 
         def filled(number: int) -> Callable[[list[Any]], Any]:
             def run(rest: list[Any]) -> Any:
-                results, found = of(number)(rest)
-                return results, _zeros(shapes) | found
+                results, measurements = of(number)(rest)
+                return results, _zeros(shapes) | measurements
 
             return run
 
-        results, found = lax.switch(operands[0], [filled(number) for number in every], rest)
-        return results, found
+        results, measurements = lax.switch(operands[0], [filled(number) for number in every], rest)
+        return results, measurements
 
 
 def _among_zeros(index: jax.Array, size: int, x: jax.Array) -> jax.Array:

@@ -183,8 +183,8 @@ def _is_models(file: str) -> bool:
 @functools.cache
 def _folder(package: str) -> str:
     spec = importlib.util.find_spec(package)
-    found = spec.submodule_search_locations if spec else None
-    return os.path.join(next(iter(found)), "") if found else ""
+    locations = spec.submodule_search_locations if spec else None
+    return os.path.join(next(iter(locations)), "") if locations else ""
 
 
 def _own_frames(equation: JaxprEqn) -> list[tuple[str, int]]:

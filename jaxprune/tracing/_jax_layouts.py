@@ -164,8 +164,8 @@ def forward_derivative(equation: JaxprEqn) -> ForwardDerivative | None:
     fixed = int(params["num_consts"])
     types: list[Any] = [variable.aval for variable in equation.invars[fixed:]]
     moving = [jnp.issubdtype(aval.dtype, jnp.inexact) for aval in types]
-    found = params["jvp_jaxpr_fun"].call_wrapped(*(not moves for moves in moving))
-    jaxpr, constants, zeros = found
+    derivative = params["jvp_jaxpr_fun"].call_wrapped(*(not moves for moves in moving))
+    jaxpr, constants, zeros = derivative
     return ForwardDerivative(
         ClosedJaxpr(jaxpr, constants), fixed, tuple(moving), tuple(not zero for zero in zeros)
     )
@@ -346,8 +346,8 @@ def _convolution(equation: JaxprEqn) -> Reading:
     if params["batch_group_count"] != 1:
         return Unknown()
     # Multiply-adds are those of `_jax`, less what the channels and the batch multiply them by.
-    found = _jax.read(equation)
-    assert isinstance(found, Contraction)
+    reading = _jax.read(equation)
+    assert isinstance(reading, Contraction)
     result, kernel = shape_of(equation.outvars[0]), shape_of(equation.invars[1])
     outside = (
         result[numbers.out_spec[0]] * result[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]
@@ -357,7 +357,7 @@ def _convolution(equation: JaxprEqn) -> Reading:
         _ints(numbers.rhs_spec),
         _ints(numbers.out_spec),
         int(params["feature_group_count"]),
-        found.multiply_adds // max(outside, 1),
+        reading.multiply_adds // max(outside, 1),
     )
 
 

@@ -80,8 +80,8 @@ def uses_of(program: Program) -> Uses:
 
 def read(f: Callable[..., Any], params: Any, *inputs: Any) -> Program:
     """Traces a function, as `trace` does, and reads the program."""
-    found = tuple(leaf for leaf in leaves(params) if is_array(leaf.value))
-    return program_of(jaxpr_of(f, params, inputs), found)
+    array_leaves = tuple(leaf for leaf in leaves(params) if is_array(leaf.value))
+    return program_of(jaxpr_of(f, params, inputs), array_leaves)
 
 
 def jaxpr_of(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> AnyJaxpr:
@@ -112,20 +112,22 @@ def jaxpr_of(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> Any
         ) from error
 
 
-def program_of(jaxpr: AnyJaxpr, found: tuple[Leaf, ...]) -> Program:
+def program_of(jaxpr: AnyJaxpr, array_leaves: tuple[Leaf, ...]) -> Program:
     """A jaxpr whose first arguments are leaves, and what these meet in it."""
-    met = walk(jaxpr, [tuple(leaf.value.shape) for leaf in found])
-    return Program(jaxpr, found, tuple(_with_data(met)))
+    met = walk(jaxpr, [tuple(leaf.value.shape) for leaf in array_leaves])
+    return Program(jaxpr, array_leaves, tuple(_with_data(met)))
 
 
-def _with_data(found: list[Met]) -> list[Met]:
+def _with_data(meetings: list[Met]) -> list[Met]:
     """What is left where a leaf meets data, and leaves without data only for want of anything else.
 
     A kernel that is multiplied with other parameters as well, as for its spectral norm, is a kernel
     for what it does with the data; a product of learned queries with a kernel is all there is.
     """
-    with_data = {met.part.leaf for met in found if met.with_data and met.roles is not None}
-    kept = [met for met in found if met.with_data or (met.part.leaf not in with_data and met.roles)]
+    with_data = {met.part.leaf for met in meetings if met.with_data and met.roles is not None}
+    kept = [
+        met for met in meetings if met.with_data or (met.part.leaf not in with_data and met.roles)
+    ]
     read = {met.part.leaf for met in kept}
-    returned = {met.part.leaf: met for met in reversed(found) if not met.place.equations}
+    returned = {met.part.leaf: met for met in reversed(meetings) if not met.place.equations}
     return kept + [met for leaf, met in returned.items() if leaf not in read]

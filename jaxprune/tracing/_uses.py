@@ -126,13 +126,13 @@ class Uses:
         Args:
             path: The leaf's slash-joined path.
         """
-        found = tuple(row for row in self.rows if row.path == path)
-        if not found:
+        leaf_rows = tuple(row for row in self.rows if row.path == path)
+        if not leaf_rows:
             near = difflib.get_close_matches(path, [leaf.path for leaf in self.leaves], n=3)
             meant = " or ".join(f"`{name}`" for name in near)
             remedy = f"did you mean {meant}?" if near else "trace the params that hold it."
             raise NoMatch(f"no leaf `{path}` was traced: {remedy}")
-        return found
+        return leaf_rows
 
     def is_product(self, path: str) -> bool:
         """Whether a product or a convolution reads the leaf as it is.

@@ -132,8 +132,10 @@ def looked_up(
                 dims[k] if dims[k].size == size else resized(dims[k], size, 0, size)
                 for k, size in zip(behind, shape, strict=True)
             )
-        found = dims if behind is not None else None
-        return dataclasses.replace(part, dims=found, moves=None, by=part.by or by, is_lookup=True)
+        known_dims = dims if behind is not None else None
+        return dataclasses.replace(
+            part, dims=known_dims, moves=None, by=part.by or by, is_lookup=True
+        )
 
     return _each(value, one)
 

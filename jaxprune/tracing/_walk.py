@@ -199,12 +199,12 @@ class _Walk:
     ) -> None:
         for k, value in enumerate(operands):
             for part in value or ():
-                found = use
+                part_use = use
                 if use == "elementwise" and part.is_lookup:
-                    found = "lookup"
+                    part_use = "lookup"
                 elif use == "elementwise" and part.dims is None:
-                    found = "derived"
-                self.met.append(Met(part, found, place, k, with_data=with_data))
+                    part_use = "derived"
+                self.met.append(Met(part, part_use, place, k, with_data=with_data))
 
     def contraction(
         self, reading: Contraction, operands: list[Value], place: Place

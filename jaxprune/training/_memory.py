@@ -49,13 +49,15 @@ def _owners(inner: Any, state: Any, params: Any) -> Any:
     """
     import optax  # noqa: PLC0415  # importing jaxprune without training does not import Optax
 
-    found = leaves(params)
-    numbers = rebuild(params, [None if leaf.value is None else i for i, leaf in enumerate(found)])
+    params_leaves = leaves(params)
+    numbers = rebuild(
+        params, [None if leaf.value is None else i for i, leaf in enumerate(params_leaves)]
+    )
 
     def owner(value: Any, i: Any) -> Any:
         if is_hole(value):  # what `optax.masked` hides from a part of the optimizer
             return value
-        return i if is_array(value) and value.shape == jnp.shape(found[i].value) else -1
+        return i if is_array(value) and value.shape == jnp.shape(params_leaves[i].value) else -1
 
     try:
         return optax.tree_utils.tree_map_params(

@@ -145,8 +145,8 @@ def sparsities(state: Any, params: Any) -> Any:
         {'bias': None, 'kernel': Array(0.75, dtype=float32)}
     """
     masks = {leaf.path: leaf.value for leaf in leaves(current(state).mask)}
-    found = leaves(params)
-    if unknown := sorted(masks.keys() - {leaf.path for leaf in found}):
+    params_leaves = leaves(params)
+    if unknown := sorted(masks.keys() - {leaf.path for leaf in params_leaves}):
         raise StructureMismatch(
             f"the state's mask has the leaf {unknown[0]!r}, which these parameters lack: pass "
             "those that are trained."
@@ -159,7 +159,7 @@ def sparsities(state: Any, params: Any) -> Any:
         kept = unpack(kept, leaf.value) if kept.dtype == jnp.uint8 else kept
         return as_float(count_true(~kept)) / np.float32(kept.size)
 
-    return rebuild(params, [sparsity(leaf) for leaf in found])
+    return rebuild(params, [sparsity(leaf) for leaf in params_leaves])
 
 
 def mask_states(state: Any) -> list[SparsifyState | KeepMaskState]:
