@@ -195,8 +195,8 @@ def _pooled(works: Sequence[Work]) -> list[jax.Array]:
         by_pool = host.in_threads(survivors, pools.values(), budgets)
         masks = {
             i: mask
-            for members, found_masks in zip(pools.values(), by_pool, strict=True)
-            for i, mask in zip(members, found_masks, strict=True)
+            for members, masks_of_pool in zip(pools.values(), by_pool, strict=True)
+            for i, mask in zip(members, masks_of_pool, strict=True)
         }
         return [from_host(masks[i], leaf.values) for i, leaf in enumerate(leaves)]
     number = {i: n for n, members in enumerate(pools.values()) for i in members}

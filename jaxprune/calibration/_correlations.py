@@ -151,11 +151,11 @@ class Correlations:
         pairs = list(itertools.combinations_with_replacement(range(count), 2))
         number = {pair: k for k, pair in enumerate(pairs)}
         terms = {key: k for k, key in enumerate(dict.fromkeys(map(_key, self.window.parts)))}
-        made_of = np.zeros((len(pairs), len(terms)), np.float32)
+        signs = np.zeros((len(pairs), len(terms)), np.float32)
         for part in self.window.parts:
-            made_of[number[part.pair], terms[_key(part)]] += part.sign
+            signs[number[part.pair], terms[_key(part)]] += part.sign
         each = jnp.stack([self._term(*key) for key in terms], -3)
-        upper = jnp.einsum("pt,...tdc->...pcd", made_of, each, precision=_EXACT)
+        upper = jnp.einsum("pt,...tdc->...pcd", signs, each, precision=_EXACT)
         at = np.array([[number[min(i, j), max(i, j)] for j in range(count)] for i in range(count)])
         is_upper = np.triu(np.ones((count, count), bool))[..., None, None]
         both = jnp.take(upper, at, -3)

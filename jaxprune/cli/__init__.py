@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (PruningError, OSError, MemoryError) as error:
-        print(f"jaxprune: {_printable(_told(error))}", file=sys.stderr)
+        print(f"jaxprune: {_printable(_message(error))}", file=sys.stderr)
         return 2
     except Exception as error:
         if os.environ.get("JAXPRUNE_TRACEBACK"):
@@ -83,7 +83,7 @@ def _name(number: int | None) -> str:
     return signal.Signals(number).name if number is not None else ""
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         why = error.strerror or " ".join(map(str, error.args)) or type(error).__name__
         return f"{os.fsdecode(error.filename)}: {why}"

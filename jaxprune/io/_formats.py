@@ -106,9 +106,9 @@ def format_of_target(target: Path, source: Checkpoint, *, is_folder: bool) -> Fo
     """
     if target.name.endswith(INDEX):
         raise CheckpointError(f"{target}: shards and their index are written to a folder: name it.")
-    made_of = format_of_source(source.path)
+    source_format = format_of_source(source.path)
     # Names of folders may have dots, such as that of a version.
-    has_extension = target.suffix in _SUFFIXES if made_of.is_folder else target.suffix
+    has_extension = target.suffix in _SUFFIXES if source_format.is_folder else target.suffix
     if has_extension and not is_folder and not target.is_dir():
         return format_of_name(target)
-    return made_of if made_of.is_folder else _ORBAX
+    return source_format if source_format.is_folder else _ORBAX

@@ -30,7 +30,7 @@ _OF_AN_ARRAY = 12
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _ArrayAt:
     """An array: what it is, and where its bytes lie."""
 
     shape: tuple[int, ...]
@@ -90,13 +90,13 @@ def _tensor(path: Path, keys: tuple[Any, ...], shape: Any, dtype: str, nbytes: i
 
 def _flattened(path: Path, node: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, Any]]:
     """The leaves of a tree that was walked: a list of shape and chunks for an array."""
-    if isinstance(node, _Found):
+    if isinstance(node, _ArrayAt):
         yield keys, [node.shape, node]
     elif isinstance(node, dict) and CHUNKED in node:
         shape, chunks = node.get("shape"), node.get("chunks")
         if not (
             _in_turn(shape, int)
-            and _in_turn(chunks, _Found)
+            and _in_turn(chunks, _ArrayAt)
             and isinstance(chunks, dict)
             and chunks
         ):
@@ -206,7 +206,7 @@ class _Walk:
                 self.left += _OF_AN_ARRAY
                 self.arrays += 1
                 refuse_crowded(self.path, self.arrays)
-                return _Found(tuple(sides), dtype, (start, stop))
+                return _ArrayAt(tuple(sides), dtype, (start, stop))
         return self.fail("an array is not made of shape, dtype and bytes")
 
     def text(self, length: int) -> str:

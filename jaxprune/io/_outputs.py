@@ -77,13 +77,13 @@ def _nowhere(tensors: Sequence[Tensor], arrays: Sequence[Array]) -> None:
 
 
 def _rewrite(target: Path, format_: Format, source: Checkpoint) -> "_Write":
-    made_of = format_of_source(source.path)
-    if made_of is format_:
+    source_format = format_of_source(source.path)
+    if source_format is format_:
         return _Write(target, format_, lambda path: format_.copy(path, source))
     if source.others:
         raise CheckpointError(
             f"{source.path} also holds {', '.join(map(repr, source.others[:3]))}, no plain arrays, "
-            f"and {format_.name} could not keep them: write {made_of.name}."
+            f"and {format_.name} could not keep them: write {source_format.name}."
         )
     return _Write(target, format_, lambda path: format_.make(path, source.tensors, source.metadata))
 

@@ -140,7 +140,7 @@ class Flow:
             pending += op.operands if only is None else op.operands[only : only + 1]
         return gone, dead
 
-    def made_of(self, inputs: Iterable[int]) -> set[int]:
+    def reached_from(self, inputs: Iterable[int]) -> set[int]:
         """The numbers of the values that depend on some of the inputs."""
         numbers = set(inputs)
         for op in self.operations:

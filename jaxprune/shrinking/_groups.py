@@ -38,7 +38,7 @@ class Group:
     refused: str = ""
 
 
-def found_groups(
+def groups_of(
     leaves: Sequence[Leaf], axes: Sequence[Axes], roles: Roles, costs: Costs
 ) -> dict[str, tuple[Group, Block]]:
     """The groups of a program's leaves, by name, each with its block.

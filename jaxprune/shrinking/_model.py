@@ -14,7 +14,7 @@ from jaxprune._where import Pattern, covers, no_match
 from jaxprune.shrinking._blocks import Block, join, pin
 from jaxprune.shrinking._costs import Costs
 from jaxprune.shrinking._depth import Depth, depth_of
-from jaxprune.shrinking._groups import Group, found_groups
+from jaxprune.shrinking._groups import Group, groups_of
 from jaxprune.shrinking._masked import everywhere, nowhere
 from jaxprune.shrinking._paths import Paths
 from jaxprune.shrinking._program import Axes, Body, Why, couple_program, fresh
@@ -120,7 +120,7 @@ def read_model(f: Callable[..., Any], params: Any, inputs: tuple[Any, ...], keep
     _settle_results(program, axes, body.outputs)
     costs = Costs(body, {k: axes[k] for k, leaf in enumerate(leaves) if _is_float(leaf.value)})
     roles = Roles(body, values_of(axes, input_axes))
-    pairs = found_groups(leaves, axes, roles, costs)
+    pairs = groups_of(leaves, axes, roles, costs)
     inexact = inexact_units(body, [*map(everywhere, axes), *map(nowhere, input_axes)])
     groups = {
         name: dataclasses.replace(group, inexact=str(inexact.get(block, "")))

@@ -35,8 +35,8 @@ def facts_of(body: Body, inputs: Sequence[Silence], is_data: Sequence[bool]) -> 
     """
     flow = Flow(body)
     pairs = list(zip(flow.inputs, is_data, strict=True))
-    data = flow.made_of(number for number, of_data in pairs if of_data)
-    weights = flow.made_of(number for number, of_data in pairs if not of_data) - data
+    data = flow.reached_from(number for number, of_data in pairs if of_data)
+    weights = flow.reached_from(number for number, of_data in pairs if not of_data) - data
     return Facts(flow, data, weights, silences(flow, inputs, data))
 
 

@@ -56,7 +56,7 @@ def _of_results(op: Operation, by_number: dict[int, Silence], data: set[int]) ->
 def _of_call(op: Operation, sets: Sequence[Silence], data: set[int]) -> list[Silence]:
     flow = Flow(op.step.bodies[0])
     pairs = zip(flow.inputs, op.operands, strict=True)
-    inside = silences(flow, sets, flow.made_of(own for own, number in pairs if number in data))
+    inside = silences(flow, sets, flow.reached_from(own for own, number in pairs if number in data))
     return [inside[number] for number in flow.outputs]
 
 
