@@ -1,6 +1,7 @@
 """A checkpoint as PyTorch names things, ways to run commands on it, and what may end them."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,12 @@ TORCH = {
 }
 
 
-SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGXCPU"]
+# Windows has the first two alone.
+SIGNALS = [
+    name
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGXCPU")
+    if hasattr(signal, name)
+]
 
 
 BY_PATH = {name.replace(".", "/"): array for name, array in TORCH.items()}

@@ -1,11 +1,9 @@
 """The command line as a process: pipes, terminals, encodings and signals."""
 
 import os
-import pty
 import signal
 import subprocess
 import sys
-import termios
 
 import numpy as np
 import pytest
@@ -57,6 +55,7 @@ def test_what_orbax_fails_at_is_told(tmp_path):
 
     In a process of its own, for its event loop is not done with when Orbax fails.
     """
+    pytest.importorskip("resource", reason="Windows does not limit the size of files")
     tensors = {f"w{i}": RNG.normal(size=(80, 80)).astype(np.float32) for i in range(8)}
     np.savez(tmp_path / "in.npz", **tensors)
     code = """
@@ -99,6 +98,8 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_on_a_terminal_it_shows_progress(model, monkeypatch, capsys):
+    pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
+    termios = pytest.importorskip("termios")
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     os.set_blocking(ours, False)
@@ -155,13 +156,13 @@ def test_a_signal_that_is_ignored_stays_ignored(model):
     code = """
 import signal, sys
 from jaxprune.cli import main
-signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 from jaxprune import io
 open_checkpoint = io.open_checkpoint
-def hangs_up(path):
-    signal.raise_signal(signal.SIGHUP)
+def interrupted(path):
+    signal.raise_signal(signal.SIGINT)
     return open_checkpoint(path)
-io.open_checkpoint = hangs_up
+io.open_checkpoint = interrupted
 sys.exit(main(sys.argv[1:]))
 """
     done = run("-c", code, "report", model, capture_output=True, text=True)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import sys
 from pathlib import Path
 
@@ -87,6 +86,7 @@ def test_the_input_is_never_the_output(model, capsys):
     assert not out.exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="folders of Windows have no modes")
 def test_a_folder_that_cannot_be_written_is_told(model, capsys):
     """For root no folder is read-only but those of the kernel."""
     told = refused(capsys, "prune", model, "-o", model.parent / "none" / "out.safetensors")
@@ -101,6 +101,7 @@ def test_a_folder_that_cannot_be_written_is_told(model, capsys):
 
 
 def test_a_page_that_cannot_be_written_is_named(model, capsys):
+    resource = pytest.importorskip("resource", reason="Windows does not limit the size of files")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     out = model.with_name("page.html")
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))

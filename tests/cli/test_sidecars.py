@@ -44,7 +44,7 @@ def test_the_configuration_and_the_tokenizer_come_along(folder, tmp_path, capsys
     assert pruned(folder, out / "weights.safetensors") == 0
     assert {path.name for path in out.iterdir()} == {"weights.safetensors", *BESIDE}
     assert all((out / name).read_text() == text for name, text in BESIDE.items())
-    assert stat.S_IMODE((out / "tokenizer.json").stat().st_mode) == 0o600
+    assert os.name == "nt" or stat.S_IMODE((out / "tokenizer.json").stat().st_mode) == 0o600
     assert f"copied    {', '.join(sorted(BESIDE))}" in capsys.readouterr().out
 
 
@@ -88,6 +88,8 @@ def lead_out(folder):
 
 
 def make_pipe(folder):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("folders of Windows hold no pipes")
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
 

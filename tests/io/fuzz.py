@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import random
-import resource
 import shutil
 import struct
 import tempfile
@@ -162,6 +161,8 @@ def tried(kind: str, seed: int, folder: Path, whole: Path) -> str:
 
 def run() -> None:
     """Breaks as many files of each kind as were asked for."""
+    import resource  # of POSIX alone
+
     parser = argparse.ArgumentParser(prog="python -m tests.io.fuzz", description=__doc__)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import resource
-import signal
 import stat
 import subprocess
 import sys
@@ -27,6 +25,8 @@ from tests.io.files import (
     write_sharded,
 )
 
+with_modes = pytest.mark.skipif(os.name == "nt", reason="files of Windows have no modes")
+
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     target = tmp_path / "out"
@@ -36,6 +36,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     assert (target.read_text(), os.listdir(tmp_path)) == ("old", ["out"])
 
 
+@with_modes
 def test_a_new_file_has_the_permissions_of_the_one_it_replaces(tmp_path):
     target = tmp_path / "out"
     for mode in (0o640, 0o604):
@@ -160,7 +161,7 @@ def test_killed_at_any_moment_a_whole_file_is_there_and_the_next_run_tidies_up(t
         if trial % 2:
             running.stdout.readline()
         time.sleep(0.013 * trial)
-        running.send_signal(signal.SIGKILL)
+        running.kill()
         running.communicate()
         assert target.read_bytes() in (old, whole)
     pruned_file(source, target, 0.5)
@@ -171,6 +172,7 @@ def test_killed_at_any_moment_a_whole_file_is_there_and_the_next_run_tidies_up(t
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".msgpack", "_orbax"])
 def test_a_disk_that_fills_up_loses_nothing(suffix, tmp_path):
     """A limit on the size of files stands in for it: the write fails in the same way."""
+    resource = pytest.importorskip("resource", reason="Windows does not limit the size of files")
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
     WRITERS[suffix](source, {"w.weight": normal(256, 256), "v.weight": normal(256, 256)})
     if suffix != "_orbax":
@@ -187,6 +189,7 @@ def test_a_disk_that_fills_up_loses_nothing(suffix, tmp_path):
     assert suffix == "_orbax" or target.read_text() == "old"
 
 
+@with_modes
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".msgpack", "_sharded", "_orbax"])
 def test_an_output_is_as_private_as_its_input(suffix, tmp_path):
     source = tmp_path / f"in{suffix}"

@@ -16,6 +16,12 @@ from tests.io.test_lies import raw_safetensors
 INDEX = "model.safetensors.index.json"
 
 
+with_pipes = pytest.mark.skipif(
+    not hasattr(os, "mkfifo"), reason="folders of Windows hold no pipes and no devices"
+)
+
+
+@with_pipes
 @pytest.mark.parametrize("name", ["x.npz", "x.safetensors", "x.msgpack", INDEX, "_METADATA"])
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 def test_only_regular_files_are_opened(name, kind, tmp_path):
@@ -25,6 +31,7 @@ def test_only_regular_files_are_opened(name, kind, tmp_path):
         io.open_checkpoint(path)
 
 
+@with_pipes
 def test_only_regular_files_are_opened_within_folders(tmp_path):
     write_sharded(tmp_path / "shards", {"w": normal(2, 2), "v": normal(2, 2)})
     shard = tmp_path / "shards/model-00002-of-00002.safetensors"
