@@ -202,20 +202,22 @@ def _convolved_squares(met: Met, operands: Sequence[Any]) -> jax.Array:
     return jnp.transpose(sums, (rank, *order)).reshape(sums.shape[rank], -1)
 
 
-def _reads(met: Met, operands: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
+def _reads(met: Met, operands: Sequence[Any]) -> list[jax.Array]:
     """For each axis which places of it each tap meets, [taps, length], as 0 and 1."""
     equation = met.place.equations[-1]
     options, outside = _jax.convolution_options(equation), _jax.shape_of(equation.outvars[0])
     numbers = options["dimension_numbers"]
     tables = []
     for k, (low, _) in enumerate(options["padding"]):
-        taps = np.arange(operands[met.operand].shape[numbers.rhs_spec[2 + k]])
-        outputs = np.arange(outside[numbers.out_spec[2 + k]])
-        places = np.arange(operands[1 - met.operand].shape[numbers.lhs_spec[2 + k]])
-        met_at = taps[:, None] * options["rhs_dilation"][k] - low
-        met_at = met_at + outputs * options["window_strides"][k]
-        at = places * options["lhs_dilation"][k]
-        tables.append((met_at[:, None] == at[:, None]).any(-1).astype(np.float32))
+        stride = options["window_strides"][k]
+        taps = jnp.arange(operands[met.operand].shape[numbers.rhs_spec[2 + k]])
+        places = jnp.arange(operands[1 - met.operand].shape[numbers.lhs_spec[2 + k]])
+        # How far the kernel has moved when a tap meets a place: by whole strides, or never.
+        moved = places * options["lhs_dilation"][k] + low
+        moved = moved - taps[:, None] * options["rhs_dilation"][k]
+        last = stride * (outside[numbers.out_spec[2 + k]] - 1)
+        meets = (moved % stride == 0) & (moved >= 0) & (moved <= last)
+        tables.append(meets.astype(jnp.float32))
     return tables
 
 

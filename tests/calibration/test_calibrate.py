@@ -123,6 +123,19 @@ def test_convolutions():
         close(np.broadcast_to(squares[path], kernel.shape), expected)
 
 
+def test_a_long_signal_takes_no_memory_for_each_pair_of_its_places():
+    """As speech models read it: a table of all places by all outputs would take 300 GiB."""
+    x, kernel = normal(1, 400_000, 1), normal(10, 1, 4)
+
+    def f(kernel, x):
+        numbers = ("NWC", "WIO", "NWC")
+        return lax.conv_general_dilated(x, kernel, (5,), "VALID", dimension_numbers=numbers)
+
+    squares = jp.calibrate(f, kernel, [(x,)]).squares[""]
+    expected = [np.sum(np.float64(x[0, tap : tap + 399_991 : 5, 0]) ** 2) for tap in range(10)]
+    close(np.broadcast_to(squares, kernel.shape)[:, 0, 0], expected)
+
+
 # --- loops and branches -------------------------------------------------------------------------
 
 STACK, X = 0.4 * normal(3, 4, 4), normal(6, 4)
